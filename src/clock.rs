@@ -1,0 +1,97 @@
+//! Time and new ids are passed in, so that tests turn the clock by hand and never sleep.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+/// Microseconds since the Unix epoch. All times in the model and the store are of this kind.
+pub type Micros = i64;
+
+/// A span in microseconds, saturating.
+#[must_use]
+pub fn micros(span: Duration) -> Micros {
+    Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX)
+}
+
+/// A span from microseconds; what is negative is zero.
+#[must_use]
+pub fn span(micros: Micros) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// Where time comes from.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// The wall clock now.
+    fn now(&self) -> Micros;
+
+    /// Returns when the clock shows `until`, at once when it already does.
+    async fn sleep_until(&self, until: Micros);
+}
+
+/// A clock that everyone shares.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clock.
+#[derive(Debug, Default)]
+pub struct SystemClock;
+
+#[async_trait]
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
+    fn now(&self) -> Micros {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, micros)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that waits for the machine's clock")]
+    async fn sleep_until(&self, until: Micros) {
+        // In slices, so that a wall clock that is set forward is noticed.
+        loop {
+            let left = span(until.saturating_sub(self.now()));
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(Duration::from_secs(30))).await;
+        }
+    }
+}
+
+/// A clock that only moves when told to: for tests and simulations.
+#[derive(Debug)]
+pub struct ManualClock {
+    now: AtomicI64,
+    moved: watch::Sender<()>,
+}
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub fn at(now: Micros) -> Arc<Self> {
+        Arc::new(Self { now: AtomicI64::new(now), moved: watch::Sender::new(()) })
+    }
+
+    /// Moves it forward and wakes whoever waits for a time that is now reached.
+    pub fn advance(&self, by: Duration) {
+        self.now.fetch_add(micros(by), Ordering::SeqCst);
+        self.moved.send_replace(());
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now(&self) -> Micros {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    async fn sleep_until(&self, until: Micros) {
+        let mut moved = self.moved.subscribe();
+        while self.now() < until {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

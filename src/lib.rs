@@ -1,0 +1,4 @@
+//! Drydock leases resources.
+
+pub mod clock;
+pub mod error;

@@ -1,0 +1,1 @@
+//! One integration binary: the harness, then a file per area.
