@@ -2,3 +2,6 @@
 
 pub mod clock;
 pub mod error;
+pub mod model;
+pub mod blueprint;
+pub mod host;

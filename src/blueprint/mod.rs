@@ -1,0 +1,273 @@
+//! Blueprints: how resources come to be. One file per kind.
+//!
+//! To add a kind: a file with a [`Kind`] as data and an implementation of [`Blueprint`], and one line in [`all`].
+//!
+//! A blueprint's methods are re-entrant and idempotent (they run again after a crash, from the start), never wait for
+//! other leases or other tasks (they say [`Step::Needs`] instead), and touch neither the database nor the queue. Work
+//! of their own, a clone or a `make`, they do in place.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Reason, Result};
+use crate::host::Place;
+use crate::model::id::LeaseId;
+use crate::model::slot::Slot;
+use crate::model::{Blueprint as Record, Field, Kind, Lease, LeaseSpec, Resource, StringMap, kind};
+
+/// What one step of building, setting up or taking down came to.
+#[derive(Debug)]
+pub enum Step {
+    /// Done; the facts of the resource (from `prepare`: further facts of this lease).
+    Ready(StringMap),
+    /// Goes on when these leases are ACTIVE; all of one round are made together. Names that exist already are kept.
+    Needs(Vec<Need>),
+    /// Goes on when it holds the first free one of these slots; those it held of the same scope are freed.
+    Exclusive(Vec<Slot>),
+    /// Goes on after a while, for example while a machine boots.
+    Later {
+        /// How long.
+        after: Duration,
+        /// One line for people.
+        why: String,
+    },
+    /// Did not work.
+    Failed(Failure),
+}
+
+/// Why a step did not work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Trying again cannot help: the lease breaks at once instead of after some tries.
+    pub permanent: bool,
+    /// What happened and what to do.
+    pub message: String,
+    /// The end of the failing command's output, at most 2 KiB.
+    pub tail: String,
+}
+
+impl Step {
+    /// Nothing to say.
+    #[must_use]
+    pub fn done() -> Self {
+        Self::Ready(StringMap::new())
+    }
+
+    /// Trying again cannot help.
+    pub fn refuse(message: impl Into<String>, tail: impl Into<String>) -> Self {
+        Self::Failed(Failure { permanent: true, message: message.into(), tail: tail.into() })
+    }
+
+    /// Trying again may help.
+    pub fn stumble(message: impl Into<String>, tail: impl Into<String>) -> Self {
+        Self::Failed(Failure { permanent: false, message: message.into(), tail: tail.into() })
+    }
+}
+
+impl From<Error> for Step {
+    /// What the caller got wrong is permanent; the rest may go away.
+    fn from(error: Error) -> Self {
+        let permanent = matches!(
+            error.reason,
+            Reason::InvalidArgument | Reason::InvalidAttribute | Reason::PathOutsideRoot | Reason::NoSpace | Reason::PermissionDenied
+        );
+        Self::Failed(Failure { permanent, message: crate::error::report(&error), tail: String::new() })
+    }
+}
+
+/// A lease that a resource needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Its name within the resource, for example `host`.
+    pub name: String,
+    /// What.
+    pub spec: LeaseSpec,
+}
+
+/// A needed lease that is ACTIVE.
+#[derive(Clone)]
+pub struct Met {
+    /// The lease, with its facts.
+    pub lease: Lease,
+    /// Where its commands and files go; `None` when it offers neither.
+    pub place: Option<Place>,
+}
+
+/// What is known of an external effect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EffectState {
+    /// Never begun before now; the intent is written.
+    Fresh,
+    /// Begun before, and nobody knows how it ended: look it up by its name, adopt or undo it.
+    Begun,
+    /// Done; what was written down.
+    Done(Value),
+}
+
+/// The log of external effects: the intent is durable before the effect happens.
+#[async_trait]
+pub trait Effects: Send + Sync {
+    /// Writes the intent, unless it is there. `name` is deterministic and unique within the resource.
+    async fn begin(&self, name: &str, request: Value) -> Result<EffectState>;
+    /// Writes the outcome.
+    async fn done(&self, name: &str, outcome: Value) -> Result<()>;
+    /// Forgets it: undone.
+    async fn undone(&self, name: &str) -> Result<()>;
+    /// All that are begun or done, for `destroy`.
+    async fn all(&self) -> Result<Vec<(String, EffectState)>>;
+}
+
+/// All that a step sees.
+#[derive(Clone)]
+pub struct Context {
+    /// The resource.
+    pub resource: Resource,
+    /// Its blueprint's record.
+    pub blueprint: Record,
+    /// In `prepare`, `clean` and `endpoint`: the lease.
+    pub lease: Option<Lease>,
+    /// Needed leases that are ACTIVE, by name. `host` is also there when the resource is placed on a caller's lease.
+    /// In `destroy` those that are still usable.
+    pub needs: BTreeMap<String, Met>,
+    /// Slots that the resource holds.
+    pub slots: Vec<Slot>,
+    /// The log of external effects.
+    pub effects: Arc<dyn Effects>,
+    /// Cancelled when nobody wants the outcome any more: give up soon, leave what `destroy` can take down.
+    pub cancel: CancellationToken,
+}
+
+impl Context {
+    /// The machine that the resource is placed on; `Err` is the step that asks for one.
+    ///
+    /// # Errors
+    /// [`Step::Needs`] a host.
+    pub fn host(&self) -> Result<&Met, Step> {
+        self.needs.get("host").ok_or_else(|| Step::Needs(vec![Need::host()]))
+    }
+
+    /// The place of a needed lease.
+    ///
+    /// # Errors
+    /// A permanent failure when that lease offers no commands.
+    pub fn place_of(&self, name: &str) -> Result<&Place, Step> {
+        self.needs
+            .get(name)
+            .and_then(|met| met.place.as_ref())
+            .ok_or_else(|| Step::refuse(format!("the lease {name:?} offers no commands and files"), ""))
+    }
+
+    /// The resource's own folder on that machine: `resources/<id>` under the data folder.
+    #[must_use]
+    pub fn folder(&self, place: &Place) -> PathBuf {
+        place.host.data_dir().join("resources").join(self.resource.id.as_str())
+    }
+}
+
+impl Need {
+    /// Any host.
+    #[must_use]
+    pub fn host() -> Self {
+        Self { name: "host".to_owned(), spec: LeaseSpec { resource_type: "host".to_owned(), ..LeaseSpec::default() } }
+    }
+}
+
+/// Where an interface of a lease is to be found.
+#[derive(Clone)]
+pub enum Endpoint {
+    /// Here.
+    Here(Place),
+    /// On the machine of that lease, under this root.
+    On {
+        /// A host lease.
+        lease: LeaseId,
+        /// Absolute.
+        root: PathBuf,
+        /// Bytes that may lie under it.
+        quota: Option<u64>,
+    },
+    /// Wherever that lease has it: a composite's export.
+    Via(LeaseId),
+}
+
+/// How alive a resource is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// One line each; empty is healthy.
+    pub findings: Vec<String>,
+    /// Beyond repair: the resource breaks.
+    pub dead: bool,
+}
+
+/// A kind of blueprint.
+#[async_trait]
+pub trait Blueprint: Send + Sync {
+    /// What it is, as data.
+    fn describe(&self) -> &'static Kind;
+
+    /// The type it makes under this configuration.
+    fn resource_type(&self, _config: &Value) -> String {
+        self.describe().resource_type.to_owned()
+    }
+
+    /// The interfaces of what it makes under this configuration.
+    fn interfaces(&self, _config: &Value) -> Vec<String> {
+        self.describe().interfaces.iter().map(ToString::to_string).collect()
+    }
+
+    /// The types that it leases itself under this configuration, once per lease it takes.
+    fn needs(&self, _config: &Value) -> Vec<String> {
+        self.describe().needs.iter().map(ToString::to_string).collect()
+    }
+
+    /// Checks a configuration.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` with every complaint.
+    fn check_config(&self, config: &Value) -> Result<()> {
+        kind::check_config(self.describe().config, config)
+    }
+
+    /// Checks a lease's attributes at the door and fills in the defaults.
+    ///
+    /// # Errors
+    /// `INVALID_ATTRIBUTE` with every complaint.
+    fn admit(&self, _config: &Value, attributes: &StringMap) -> Result<StringMap> {
+        kind::check_attributes(self.describe().attributes, attributes)?;
+        Ok(attributes.clone())
+    }
+
+    /// The next step of building: [`Step::Ready`] makes the resource ACTIVE.
+    async fn build(&self, ctx: &Context) -> Step;
+
+    /// Sets a lease up on the ACTIVE resource.
+    async fn prepare(&self, _ctx: &Context) -> Step {
+        Step::done()
+    }
+
+    /// Cleans up after a lease: processes, folders.
+    async fn clean(&self, _ctx: &Context) -> Step {
+        Step::done()
+    }
+
+    /// Takes the resource down, whatever became of building it; gone already is done.
+    async fn destroy(&self, ctx: &Context) -> Step;
+
+    /// Looks whether it is alive.
+    async fn check(&self, _ctx: &Context) -> Health {
+        Health { findings: Vec::new(), dead: false }
+    }
+
+    /// Where `interface` of the lease is; `None` when it does not offer it. The lease is ACTIVE.
+    fn endpoint(&self, ctx: &Context, interface: &str) -> Option<Endpoint>;
+}
+
+/// The attribute that places a resource on a host lease of the same owner.
+pub const HOST_ATTRIBUTE: Field =
+    Field::optional("host", crate::model::FieldType::Lease, "A host lease of yours to be placed on; it takes no further slot there.");

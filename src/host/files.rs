@@ -1,0 +1,64 @@
+//! Files under a root, with paths that cannot leave it.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::clock::Micros;
+use crate::error::Result;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryType {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else.
+    Other,
+}
+
+/// A directory entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Relative to the root; empty is the root itself.
+    pub path: OsString,
+    /// What it is.
+    pub kind: EntryType,
+    /// Bytes.
+    pub size: u64,
+    /// The 0777 bits.
+    pub mode: u32,
+    /// Last change.
+    pub modify_time: Micros,
+    /// Of a link.
+    pub symlink_target: Option<OsString>,
+    /// Weak: device, inode, size and time of change.
+    pub etag: String,
+}
+
+/// Files under a root. Every path is relative to it; what leads out of it, also through links, is `PATH_OUTSIDE_ROOT`.
+/// Errors: `FILE_NOT_FOUND`, `FILE_EXISTS`, `NOT_A_DIRECTORY`, `IS_A_DIRECTORY`, `DIRECTORY_NOT_EMPTY`, `PERMISSION_DENIED`, `NO_SPACE`.
+#[async_trait]
+pub trait Files: Send + Sync {
+    /// One entry; `follow` looks through a link.
+    async fn stat(&self, path: &Path, follow: bool) -> Result<Entry>;
+    /// All entries of a directory, by name, `depth` levels down (1 is the directory alone).
+    async fn list(&self, path: &Path, depth: u32) -> Result<Vec<Entry>>;
+    /// Opens a file to read from `offset`.
+    async fn read(&self, path: &Path, offset: u64) -> Result<Box<dyn AsyncRead + Send + Unpin>>;
+    /// Opens or makes a file to append to at `offset`, which must be its size; mode 0600. For temporary siblings.
+    async fn append(&self, path: &Path, offset: u64) -> Result<Box<dyn AsyncWrite + Send + Unpin>>;
+    /// Makes what was appended durable, sets the mode and moves it to `to`; `replace` false fails with `FILE_EXISTS`.
+    async fn publish(&self, from: &Path, to: &Path, mode: u32, replace: bool) -> Result<()>;
+    /// Makes a directory.
+    async fn make_directory(&self, path: &Path, mode: u32, parents: bool) -> Result<()>;
+    /// Removes a file or an empty directory, or a tree when `recursive`.
+    async fn remove(&self, path: &Path, recursive: bool) -> Result<()>;
+    /// Moves, atomically; `replace` false fails with `FILE_EXISTS`.
+    async fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<()>;
+}

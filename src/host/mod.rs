@@ -1,0 +1,209 @@
+//! How bytes reach a machine. A [`Host`] runs commands and holds files; it knows nothing of leases but their ids.
+//!
+//! To add a way to reach machines: one file that implements [`Host`], and a blueprint that hands it out in its endpoint.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::error::Result;
+
+/// Where a lease's calls go: a machine, the folder that is their root, and how much may be written there.
+#[derive(Clone)]
+pub struct Place {
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// Working directory of commands and root of files; absolute. Made when first used.
+    pub root: PathBuf,
+    /// Bytes that may lie under the root; `None` is no limit.
+    pub quota: Option<u64>,
+}
+
+/// A command to start. `argv` are exact words; a client never makes a shell string.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    /// At least one word; the program is looked up in PATH.
+    pub argv: Vec<String>,
+    /// Absolute working directory.
+    pub cwd: PathBuf,
+    /// Added to the scrubbed environment (PATH, HOME, USER, LANG, TMPDIR, `DRYDOCK_LEASE_ID`).
+    pub env: BTreeMap<String, String>,
+    /// The lease it runs for: goes into `DRYDOCK_LEASE_ID`, by which strays are found.
+    pub lease_id: String,
+    /// The process id of the API, `proc_…`: goes into `DRYDOCK_PROCESS_ID`.
+    pub process_id: String,
+    /// stderr goes where stdout goes.
+    pub merge_stderr: bool,
+    /// Whether stdin is a pipe; else it is empty.
+    pub stdin: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, 0..255.
+    Code(i32),
+    /// By this signal's number on the host.
+    Signal(i32),
+}
+
+/// A started process. Dropping it kills the whole tree.
+pub struct Process {
+    /// On the host.
+    pub pid: i64,
+    /// `None` when the command wanted no stdin.
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Standard output, or both when merged.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// `None` when merged.
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Signals, and the end.
+    pub control: Box<dyn Control>,
+}
+
+/// Power over a started process.
+#[async_trait]
+pub trait Control: Send + Sync {
+    /// Sends a signal, by its number on the host, to the whole group.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the host refuses; a process that is gone is no error.
+    async fn signal(&self, number: i32) -> Result<()>;
+
+    /// Returns when the process itself has ended; may be called again.
+    ///
+    /// # Errors
+    /// `OUTCOME_UNKNOWN` when the link was lost.
+    async fn wait(&self) -> Result<Exit>;
+
+    /// TERM to the tree, after `grace` KILL, and whoever hides from the group is found by its environment. Returns when
+    /// nothing of the tree is left.
+    async fn end(&self, grace: Duration);
+}
+
+/// A command that is run to its end, for blueprints.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// What.
+    pub command: Command,
+    /// All of stdin.
+    pub input: Vec<u8>,
+    /// The tree is killed then.
+    pub timeout: Duration,
+}
+
+/// What such a command left.
+#[derive(Debug, Clone)]
+pub struct Ran {
+    /// How it ended; `None` when the time was over.
+    pub exit: Option<Exit>,
+    /// At most 1 MiB, the first of it.
+    pub stdout: Vec<u8>,
+    /// The last 2 KiB of stderr, repaired UTF-8.
+    pub stderr_tail: String,
+}
+
+impl Ran {
+    /// Exit code 0.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.exit == Some(Exit::Code(0))
+    }
+}
+
+/// A machine.
+#[async_trait]
+pub trait Host: Send + Sync {
+    /// Where Drydock's folders are on this machine; absolute. Below: `leases/<id>`, `resources/<id>`, `cache/`.
+    fn data_dir(&self) -> &Path;
+
+    /// The address under which the machine's ports are reached from the daemon, for example `127.0.0.1`.
+    fn address(&self) -> &str;
+
+    /// Starts a command in its own process group. A program that does not exist ends with code 127, not with an error.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for words that no program can get (NUL bytes), `FILE_NOT_FOUND` for a missing working
+    /// directory, `HOST_UNREACHABLE` when nothing could be started and nothing was.
+    async fn spawn(&self, command: Command) -> Result<Process>;
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// As [`Host::spawn`].
+    async fn run(&self, run: Run) -> Result<Ran>;
+
+    /// Starts a command that outlives the daemon (a web server), its output appended to `log`; answers its pid.
+    ///
+    /// # Errors
+    /// As [`Host::spawn`].
+    async fn launch(&self, command: Command, log: &Path) -> Result<i64>;
+
+    /// Ends a launched process's tree: TERM, then KILL after `grace`. The pid is only trusted when its environment
+    /// names this lease. Gone already is fine.
+    ///
+    /// # Errors
+    /// `INTERNAL` when something of it survives.
+    async fn stop(&self, pid: i64, lease_id: &str, grace: Duration) -> Result<()>;
+
+    /// Whether a launched process still runs for this lease.
+    async fn is_running(&self, pid: i64, lease_id: &str) -> bool;
+
+    /// Kills every process whose environment names this lease, except launched ones of other leases.
+    ///
+    /// # Errors
+    /// `INTERNAL` when something survives KILL.
+    async fn end_strays(&self, lease_id: &str) -> Result<()>;
+
+    /// Makes a folder with its parents, 0700.
+    ///
+    /// # Errors
+    /// `NO_SPACE`, `PERMISSION_DENIED`, …
+    async fn make_folder(&self, path: &Path) -> Result<()>;
+
+    /// Removes a folder that Drydock made, with all that is in it, read-only entries too; missing is fine. Refuses what is not under
+    /// [`Host::data_dir`].
+    ///
+    /// # Errors
+    /// `INTERNAL` with the entry that would not go.
+    async fn remove_folder(&self, path: &Path) -> Result<()>;
+
+    /// A small file's text; `None` when there is none.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be read.
+    async fn read_text(&self, path: &Path) -> Result<Option<String>>;
+
+    /// Writes a small file, mode 0600, by way of a temporary sibling.
+    ///
+    /// # Errors
+    /// `NO_SPACE`, `PERMISSION_DENIED`, …
+    async fn write_text(&self, path: &Path, text: &str) -> Result<()>;
+
+    /// Bytes free for us on the file system that holds `path`.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the host does not tell.
+    async fn free_bytes(&self, path: &Path) -> Result<u64>;
+
+    /// Bytes used by a folder and all below it, not following links.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be read.
+    async fn used_bytes(&self, path: &Path) -> Result<u64>;
+
+    /// Whether nothing listens on this TCP port of `address` now.
+    async fn port_is_free(&self, port: u16) -> bool;
+
+    /// The files under a root, for the filesystem interface.
+    ///
+    /// # Errors
+    /// `FILE_NOT_FOUND` when the root cannot be opened.
+    async fn files(&self, root: &Path) -> Result<Arc<dyn files::Files>>;
+}
+
+pub mod files;

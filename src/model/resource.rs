@@ -1,0 +1,148 @@
+//! Resources: things put somewhere.
+
+use super::id::{BlueprintId, LeaseId, ResourceId};
+use super::labels::StringMap;
+use crate::clock::Micros;
+
+/// Where a resource is in its life. The only allowed changes are those of [`ResourceState::may_become`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceState {
+    /// Being built.
+    Pending,
+    /// Can be leased unless draining.
+    Active,
+    /// Being taken down.
+    Released,
+    /// Failed; being taken down.
+    Broken,
+    /// Gone.
+    Destroyed,
+}
+
+impl ResourceState {
+    /// All states, in the order of a life.
+    pub const ALL: [Self; 5] = [Self::Pending, Self::Active, Self::Released, Self::Broken, Self::Destroyed];
+
+    /// The name in the store and, after `STATE_`, in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "PENDING",
+            Self::Active => "ACTIVE",
+            Self::Released => "RELEASED",
+            Self::Broken => "BROKEN",
+            Self::Destroyed => "DESTROYED",
+        }
+    }
+
+    /// Reads a stored name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+
+    /// The state table: everything that is not here is refused.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        use ResourceState::{Active, Broken, Destroyed, Pending, Released};
+        matches!(
+            (self, next),
+            (Pending, Active | Released | Broken) | (Active, Released | Broken) | (Released | Broken, Destroyed)
+        )
+    }
+
+    /// PENDING or ACTIVE.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Pending | Self::Active)
+    }
+}
+
+/// Who drained it, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Free text.
+    pub comment: String,
+    /// Principal.
+    pub actor: String,
+    /// Since.
+    pub time: Micros,
+}
+
+/// A resource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    /// `res_…`.
+    pub id: ResourceId,
+    /// Unique among live resources of the blueprint.
+    pub name: String,
+    /// For example `host`.
+    pub resource_type: String,
+    /// Who makes it.
+    pub blueprint_id: BlueprintId,
+    /// Where it is.
+    pub state: ResourceState,
+    /// Why it is there.
+    pub state_reason: String,
+    /// For people.
+    pub state_message: String,
+    /// What is: address, path, port, uri. Never secret.
+    pub facts: StringMap,
+    /// What it was made with: the attributes of the lease it was made for. A lease fits only when its own are equal.
+    pub attributes: StringMap,
+    /// Of the blueprint, for selection.
+    pub labels: StringMap,
+    /// Principal it was made for; it serves no other unless its blueprint is `shared`.
+    pub owner: String,
+    /// The lease it was made for, and that lease's root.
+    pub made_for: Option<LeaseId>,
+    /// Root of the tree it was made in.
+    pub root_id: Option<LeaseId>,
+    /// The lease of the caller it is placed on (attribute `host`); it dies before that lease does.
+    pub placed_on: Option<LeaseId>,
+    /// How many leases fit at once.
+    pub lease_limit: i64,
+    /// Depth of the leases it needs, for the order of the queue.
+    pub depth: i64,
+    /// Place in the queue, inherited from the lease it was made for.
+    pub ord: i64,
+    /// Set while no new leases are wanted on it.
+    pub drain: Option<Drain>,
+    /// A condition in one line; empty is healthy.
+    pub problem: String,
+    /// Clean-up attempts that failed; above 0 it still holds its slots.
+    pub cleanup_failures: i64,
+    /// When made.
+    pub create_time: Micros,
+    /// When it became ACTIVE.
+    pub active_time: Option<Micros>,
+    /// Last health check.
+    pub check_time: Option<Micros>,
+    /// When RELEASED or BROKEN.
+    pub end_time: Option<Micros>,
+    /// Raised with every write; the etag.
+    pub version: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ResourceState::{self, *};
+
+    #[test]
+    fn every_pair_of_states_is_decided_as_the_contract_says() {
+        let allowed = [
+            (Pending, Active),
+            (Pending, Released),
+            (Pending, Broken),
+            (Active, Released),
+            (Active, Broken),
+            (Released, Destroyed),
+            (Broken, Destroyed),
+        ];
+        for from in ResourceState::ALL {
+            for to in ResourceState::ALL {
+                assert_eq!(from.may_become(to), allowed.contains(&(from, to)), "{from:?} -> {to:?}");
+            }
+        }
+    }
+}
