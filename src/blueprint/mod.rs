@@ -75,7 +75,11 @@ impl From<Error> for Step {
     fn from(error: Error) -> Self {
         let permanent = matches!(
             error.reason,
-            Reason::InvalidArgument | Reason::InvalidAttribute | Reason::PathOutsideRoot | Reason::NoSpace | Reason::PermissionDenied
+            Reason::InvalidArgument
+                | Reason::InvalidAttribute
+                | Reason::PathOutsideRoot
+                | Reason::NoSpace
+                | Reason::PermissionDenied
         );
         Self::Failed(Failure { permanent, message: crate::error::report(&error), tail: String::new() })
     }
@@ -269,5 +273,8 @@ pub trait Blueprint: Send + Sync {
 }
 
 /// The attribute that places a resource on a host lease of the same owner.
-pub const HOST_ATTRIBUTE: Field =
-    Field::optional("host", crate::model::FieldType::Lease, "A host lease of yours to be placed on; it takes no further slot there.");
+pub const HOST_ATTRIBUTE: Field = Field::optional(
+    "host",
+    crate::model::FieldType::Lease,
+    "A host lease of yours to be placed on; it takes no further slot there.",
+);

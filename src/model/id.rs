@@ -144,7 +144,13 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in ["", "lease_", "res_01j0000000000000000000000", "lease_01J00000000000000000000000", "lease_../../../../../../../etc"] {
+        for text in [
+            "",
+            "lease_",
+            "res_01j0000000000000000000000",
+            "lease_01J00000000000000000000000",
+            "lease_../../../../../../../etc",
+        ] {
             assert_eq!(LeaseId::parse(text), None, "{text}");
         }
     }

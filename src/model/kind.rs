@@ -115,7 +115,10 @@ pub fn check_attributes(fields: &[Field], attributes: &super::StringMap) -> Resu
 }
 
 fn suggestion(fields: &[Field], key: &str) -> String {
-    let best = fields.iter().map(|field| (strsim::jaro_winkler(field.name, key), field.name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let best = fields
+        .iter()
+        .map(|field| (strsim::jaro_winkler(field.name, key), field.name))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((score, name)) if score > 0.8 => format!(", did you mean {name:?}?"),
         _ if fields.is_empty() => ", this kind takes none".to_owned(),
@@ -169,7 +172,9 @@ pub fn check_config(fields: &[Field], config: &Value) -> Result<()> {
             (_, Value::String(text)) => check_text(field, key, text),
             (FieldType::Integer { .. } | FieldType::Size, Value::Number(number)) => match number.as_f64() {
                 #[expect(clippy::cast_possible_truncation, reason = "a whole number in the range of i64 was checked")]
-                Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => check_text(field, key, &(float as i64).to_string()),
+                Some(float) if float.fract() == 0.0 && float.abs() < 9e15 => {
+                    check_text(field, key, &(float as i64).to_string())
+                }
                 _ => Err(format!("config {key:?} must be a whole number")),
             },
             (FieldType::Bool, Value::Bool(_)) => Ok(()),
@@ -207,7 +212,8 @@ pub fn json_schema(fields: &[Field], strings: bool) -> Value {
             None => properties.insert(field.name.to_owned(), schema),
         };
     }
-    let required: Vec<&str> = fields.iter().filter(|field| field.required && !field.name.ends_with('*')).map(|field| field.name).collect();
+    let required: Vec<&str> =
+        fields.iter().filter(|field| field.required && !field.name.ends_with('*')).map(|field| field.name).collect();
     let mut schema = json!({"type": "object", "additionalProperties": false, "properties": properties});
     if !patterns.is_empty() {
         schema["patternProperties"] = Value::Object(patterns);

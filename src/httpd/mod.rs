@@ -1,0 +1,1 @@
+//! Web servers on leased hosts: one file per driver.

@@ -1,0 +1,1 @@
+//! What can be done through a lease: the logic behind one gRPC service each.

@@ -1,0 +1,3 @@
+//! The gRPC services: thin.
+
+pub mod server;

@@ -1,0 +1,1 @@
+//! Who runs a task, and when. Knows nothing of what a task means.
