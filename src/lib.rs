@@ -2,4 +2,6 @@
 
 pub mod clock;
 pub mod error;
+pub mod model;
 pub mod proto;
+pub mod rpc;

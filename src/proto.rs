@@ -3,11 +3,7 @@
 //! Only `rpc`, `cli` and the external blueprint may use this; what lies below speaks in the words of `model`.
 
 /// Package `drydock.v1`: messages, clients and servers.
-#[expect(
-    clippy::all,
-    clippy::pedantic,
-    reason = "generated code; its doc comments are those of the proto files"
-)]
+#[expect(clippy::all, clippy::pedantic, reason = "generated code; its doc comments are those of the proto files")]
 pub mod v1 {
     tonic::include_proto!("drydock.v1");
 }

@@ -1,0 +1,3 @@
+//! The nouns and their state machines: pure, no I/O, no async.
+
+pub mod filter;
