@@ -1,5 +1,7 @@
 //! Server reflection, both versions: what `grpcurl list` and `describe` show, comments and error details included.
 
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic_reflection::server::Builder;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use tonic_reflection::server::v1alpha::{
@@ -9,12 +11,24 @@ use tonic_reflection::server::v1alpha::{
 use crate::error::{Error, Result};
 use crate::proto;
 
-fn builder() -> Builder<'static> {
-    Builder::configure()
+/// The types of error details, without which grpcurl prints bytes; under the names that the world imports them by, which
+/// tonic-types leaves out.
+fn error_types() -> Result<FileDescriptorSet> {
+    let mut set = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        .map_err(|error| Error::internal("cannot read the descriptors of error details", error))?;
+    for file in &mut set.file {
+        if !file.name().contains('/') {
+            file.name = Some(format!("google/rpc/{}", file.name()));
+        }
+    }
+    Ok(set)
+}
+
+fn builder() -> Result<Builder<'static>> {
+    Ok(Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        // The types of error details; without them grpcurl prints bytes.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_file_descriptor_set(error_types()?)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET))
 }
 
 /// `grpc.reflection.v1`.
@@ -22,7 +36,7 @@ fn builder() -> Builder<'static> {
 /// # Errors
 /// `INTERNAL` when the descriptors of this build do not fit together.
 pub fn v1() -> Result<ServerReflectionServer<impl ServerReflection>> {
-    builder().build_v1().map_err(|error| Error::internal("cannot set up reflection", error))
+    builder()?.build_v1().map_err(|error| Error::internal("cannot set up reflection", error))
 }
 
 /// `grpc.reflection.v1alpha`, which older tools still ask for.
@@ -30,14 +44,11 @@ pub fn v1() -> Result<ServerReflectionServer<impl ServerReflection>> {
 /// # Errors
 /// `INTERNAL` when the descriptors of this build do not fit together.
 pub fn v1alpha() -> Result<ServerReflectionAlphaServer<impl ServerReflectionAlpha>> {
-    builder().build_v1alpha().map_err(|error| Error::internal("cannot set up reflection", error))
+    builder()?.build_v1alpha().map_err(|error| Error::internal("cannot set up reflection", error))
 }
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
-    use prost_types::FileDescriptorSet;
-
     use super::*;
 
     #[test]
@@ -55,7 +66,6 @@ mod tests {
         assert_eq!(field.json_name(), "resourceType");
         assert!(leases.source_code_info.as_ref().is_some_and(|info| !info.location.is_empty()));
         assert!(set.file.iter().any(|file| file.name() == "google/protobuf/duration.proto"));
-        let errors = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).unwrap();
-        assert!(errors.file.iter().any(|file| file.name() == "google/rpc/error_details.proto"));
+        assert!(error_types().unwrap().file.iter().any(|file| file.name() == "google/rpc/error_details.proto"));
     }
 }
