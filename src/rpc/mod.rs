@@ -23,9 +23,7 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 /// # Errors
 /// `UNAUTHENTICATED` when no door said so.
 pub fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
-    request
-        .extensions()
-        .get::<Caller>()
-        .cloned()
-        .ok_or_else(|| Error::new(Reason::Unauthenticated, "no credentials came with this call; use the unix socket or send a token"))
+    request.extensions().get::<Caller>().cloned().ok_or_else(|| {
+        Error::new(Reason::Unauthenticated, "no credentials came with this call; use the unix socket or send a token")
+    })
 }
