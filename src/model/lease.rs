@@ -58,6 +58,12 @@ impl LeaseState {
         )
     }
 
+    /// As [`LeaseState::may_become`], or through several states in one commit, as a warm lease does.
+    #[must_use]
+    pub const fn reaches(self, next: Self) -> bool {
+        self.may_become(next) || matches!((self, next), (Self::Pending, Self::Active))
+    }
+
     /// PENDING, ACQUIRED or ACTIVE: it still holds or wants something.
     #[must_use]
     pub const fn is_live(self) -> bool {
