@@ -40,10 +40,10 @@ use crate::model::id::LeaseId;
 
 pub use list::{ListQuery, PageOf};
 pub use pool::{Candidate, PoolView};
+pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
-pub use step::{Committed, Next, Scope, Wait};
-pub use queue::{Claim, Reaped};
+pub use step::{Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
 
 /// Where a store is opened.
@@ -125,10 +125,17 @@ impl Store {
 
 /// The database said no.
 pub(crate) fn failed(error: sqlx::Error) -> Error {
-    let full = error.as_database_error().is_some_and(|e| e.message().contains("disk is full") || e.code().as_deref() == Some("13"));
+    let full = error
+        .as_database_error()
+        .is_some_and(|e| e.message().contains("disk is full") || e.code().as_deref() == Some("13"));
     if full {
-        Error::new(Reason::NoSpace, "the disk of the database is full; nothing was written; free some space and try again").because(error)
+        Error::new(
+            Reason::NoSpace,
+            "the disk of the database is full; nothing was written; free some space and try again",
+        )
+        .because(error)
     } else {
-        Error::new(Reason::StoreUnavailable, "the database does not answer; nothing was written; try again").because(error)
+        Error::new(Reason::StoreUnavailable, "the database does not answer; nothing was written; try again")
+            .because(error)
     }
 }

@@ -18,7 +18,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "keel", include_str!("migrations/
 
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000";
-const READER: &str = "PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000";
+const READER: &str =
+    "PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000";
 
 impl Store {
     /// Opens the database, made when missing, and brings it to this version.
@@ -51,9 +52,7 @@ impl Store {
             .map_err(failed)?;
         let (news, _) = broadcast::channel(4096);
         let writer = writer::start(connection, clock.clone(), news.clone());
-        Ok(Self {
-            inner: Arc::new(Inner { readers, writer, news, clock, statements: AtomicU64::new(0), _lock: lock }),
-        })
+        Ok(Self { inner: Arc::new(Inner { readers, writer, news, clock, statements: AtomicU64::new(0), _lock: lock }) })
     }
 }
 
@@ -77,7 +76,13 @@ async fn migrate(connection: &mut AnyConnection, path: &str) -> Result<()> {
     let migrations = MIGRATIONS
         .iter()
         .map(|(version, name, sql)| {
-            Migration::new(*version, (*name).into(), MigrationType::Simple, sqlx::AssertSqlSafe(*sql).into_sql_str(), false)
+            Migration::new(
+                *version,
+                (*name).into(),
+                MigrationType::Simple,
+                sqlx::AssertSqlSafe(*sql).into_sql_str(),
+                false,
+            )
         })
         .collect();
     match Migrator::with_migrations(migrations).run_direct(None, connection, false).await {
@@ -90,7 +95,8 @@ async fn migrate(connection: &mut AnyConnection, path: &str) -> Result<()> {
         ))),
         Err(error) => {
             let _ = connection.ping().await;
-            Err(Error::new(Reason::StoreUnavailable, format!("cannot bring the database {path} to this version")).because(error))
+            Err(Error::new(Reason::StoreUnavailable, format!("cannot bring the database {path} to this version"))
+                .because(error))
         }
     }
 }

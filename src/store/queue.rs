@@ -59,7 +59,8 @@ pub(super) struct NewTask {
 }
 
 fn subject(text: &str) -> Result<Subject> {
-    Subject::parse(text).ok_or_else(|| Error::new(Reason::Internal, format!("the database holds a task about {text:?}")))
+    Subject::parse(text)
+        .ok_or_else(|| Error::new(Reason::Internal, format!("the database holds a task about {text:?}")))
 }
 
 fn claim(row: &AnyRow, worker: &str) -> Result<Claim> {
@@ -235,7 +236,8 @@ impl Tx {
 
     /// Wakes the task of a subject and puts it into another band, for what frees capacity.
     pub(super) async fn hurry(&mut self, subject: &Subject, band: i64) -> Result<()> {
-        let statement = sqlx::query("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
+        let statement =
+            sqlx::query("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
         self.execute(statement).await?;
         self.wake_task(subject).await
     }

@@ -94,8 +94,9 @@ impl Tx {
 
     /// Live resources of a blueprint: not DESTROYED.
     pub async fn resources_of(&mut self, blueprint: &BlueprintId) -> Result<Vec<Resource>> {
-        let statement = sqlx::query("SELECT * FROM resource WHERE blueprint_id = $1 AND state <> 'DESTROYED' ORDER BY id")
-            .bind(blueprint.to_string());
+        let statement =
+            sqlx::query("SELECT * FROM resource WHERE blueprint_id = $1 AND state <> 'DESTROYED' ORDER BY id")
+                .bind(blueprint.to_string());
         self.fetch(statement).await?.iter().map(resource).collect()
     }
 
@@ -146,7 +147,12 @@ impl Tx {
         if moved && !before.state.may_become(after.state) {
             return Err(Error::new(
                 Reason::Internal,
-                format!("the resource {} cannot go from {} to {}", after.id, before.state.as_str(), after.state.as_str()),
+                format!(
+                    "the resource {} cannot go from {} to {}",
+                    after.id,
+                    before.state.as_str(),
+                    after.state.as_str()
+                ),
             ));
         }
         let statement = bind_resource(

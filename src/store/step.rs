@@ -184,9 +184,11 @@ impl Tx {
         let statement = sqlx::query("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
         self.execute(statement).await?;
         for wait in waits {
-            let statement = sqlx::query("INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING")
-                .bind(claim.task.to_string())
-                .bind(wait.on());
+            let statement = sqlx::query(
+                "INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING",
+            )
+            .bind(claim.task.to_string())
+            .bind(wait.on());
             self.execute(statement).await?;
         }
         Ok(())

@@ -155,8 +155,8 @@ impl Tx {
 
     /// Slots that `holder` has.
     pub async fn slots_of(&mut self, holder: &Subject) -> Result<Vec<Slot>> {
-        let statement =
-            sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place").bind(holder.to_string());
+        let statement = sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
+            .bind(holder.to_string());
         self.fetch(statement)
             .await?
             .iter()
