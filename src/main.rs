@@ -1,12 +1,14 @@
-//! Drydock, the command.
+//! The `drydock` binary.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Roles of this binary that are no commands: it starts itself in them.
+    // Roles in which this binary starts itself; they are no commands.
     let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == drydock::httpd::serve::SUBCOMMAND) {
-        return drydock::httpd::serve::main(words);
+    match words.next() {
+        Some(word) if word == drydock::host::local::SUBCOMMAND => return drydock::host::local::supervise(),
+        Some(word) if word == drydock::httpd::serve::SUBCOMMAND => return drydock::httpd::serve::main(words),
+        _ => {}
     }
     ExitCode::SUCCESS
 }

@@ -212,4 +212,6 @@ pub trait Host: Send + Sync {
 }
 
 pub mod files;
+pub mod local;
+pub mod run;
 pub mod turns;

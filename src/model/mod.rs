@@ -6,6 +6,7 @@
 
 pub mod blueprint;
 pub mod event;
+pub mod filter;
 pub mod id;
 pub mod kind;
 pub mod labels;
