@@ -1,15 +1,13 @@
-//! The `drydock` program: the command line, and two roles that only Drydock itself starts.
+//! The `drydock` binary.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().collect();
-    // Before clap: these roles have their own words, and must be small and quick to start.
-    match args.get(1).and_then(|word| word.to_str()) {
-        Some(role @ ("__supervise" | "__httpd")) => {
-            eprintln!("drydock: error: INTERNAL the role {role} is not built yet");
-            ExitCode::FAILURE
-        }
-        _ => drydock::cli::main(args),
+    // Roles in which this binary starts itself; they are no commands.
+    let mut words = std::env::args_os().skip(1);
+    match words.next() {
+        Some(word) if word == drydock::host::local::SUBCOMMAND => drydock::host::local::supervise(),
+        Some(word) if word == drydock::httpd::serve::SUBCOMMAND => drydock::httpd::serve::main(words),
+        _ => drydock::cli::main(std::env::args_os()),
     }
 }
