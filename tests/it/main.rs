@@ -1,1 +1,3 @@
 //! One integration binary: the harness, then a file per area.
+
+mod blueprints;
