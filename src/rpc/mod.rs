@@ -2,6 +2,7 @@
 
 pub mod deadline;
 pub mod doors;
+pub mod httpd;
 pub mod limits;
 pub mod page;
 pub mod reflection;

@@ -1,3 +1,4 @@
 //! One integration binary: the harness, then a file per area.
 
+mod blueprints;
 mod protocol;
