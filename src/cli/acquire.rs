@@ -6,7 +6,7 @@ use super::connect::{Daemon, soon, within};
 use super::exit::{FAILURE, Failure, Result, TRY_AGAIN};
 use super::interrupt::Interrupt;
 use super::objects;
-use super::trace::Trace;
+use super::trace::{Sink, Trace};
 use super::words;
 use crate::error::Reason;
 use crate::proto::v1;
@@ -23,6 +23,7 @@ pub struct Demand {
     /// The resource type, for example host or working-copy.
     #[arg(value_name = "TYPE")]
     pub resource_type: String,
+    /// The rest.
     #[command(flatten)]
     pub details: Details,
 }
@@ -100,10 +101,10 @@ pub async fn settle(
     daemon: &Daemon,
     lease: v1::Lease,
     patience: Option<Duration>,
-    trace: bool,
+    trace: Option<Sink>,
     interrupt: &Interrupt,
 ) -> Result<v1::Lease> {
-    let trace = trace.then(|| Trace::start(daemon.clone(), &lease));
+    let trace = trace.map(|sink| Trace::start(daemon.clone(), &lease, sink));
     let settled = interrupt.or(reach(daemon, lease, State::Active, patience)).await;
     if let Some(trace) = trace {
         trace.finish().await;

@@ -16,6 +16,7 @@ const PAGE: i32 = 500;
 pub enum Event {
     /// List events, oldest first.
     List {
+        /// Which events.
         #[command(flatten)]
         which: Which,
         /// At most so many; 0 is all.
@@ -24,6 +25,7 @@ pub enum Event {
     },
     /// Print events as they happen.
     Watch {
+        /// Which events.
         #[command(flatten)]
         which: Which,
         /// Go on from here, without loss [default: from now].

@@ -58,6 +58,7 @@ pub enum Fs {
         lease: String,
         /// Under the lease's root.
         path: String,
+        /// How it is written.
         #[command(flatten)]
         how: Target,
     },

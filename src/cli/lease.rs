@@ -12,6 +12,7 @@ use super::connect::{Daemon, soon, within};
 use super::exit::{FAILURE, Failure, OK, Result, TRY_AGAIN, say};
 use super::interrupt::Interrupt;
 use super::output::{self, Format};
+use super::trace::Sink;
 use super::{objects, words};
 use crate::proto::v1;
 use crate::proto::v1::lease::State;
@@ -66,6 +67,7 @@ pub enum Lease {
         /// A lease, or a resource type.
         #[arg(value_name = "LEASE|TYPE")]
         subject: String,
+        /// Of a demand.
         #[command(flatten)]
         details: Details,
     },
@@ -211,8 +213,9 @@ async fn acquire(globals: &Globals, args: Acquire) -> Result<u8> {
         }
         return Ok(OK);
     }
+    let trace = args.trace.then_some(Sink::Stderr);
     let patience = acquire::patience(args.wait, queue_timeout);
-    match acquire::settle(&daemon, lease, Some(patience), args.trace, &interrupt).await {
+    match acquire::settle(&daemon, lease, Some(patience), trace, &interrupt).await {
         Ok(lease) => {
             if !early {
                 output::object(globals.output, &lease)?;

@@ -10,6 +10,7 @@ use super::exec::Shape;
 use super::exit::{Failure, Result};
 use super::interrupt::Interrupt;
 use super::process;
+use super::trace::Sink;
 use super::words;
 use crate::proto::v1;
 
@@ -62,8 +63,9 @@ pub async fn run(globals: &Globals, args: Run) -> Result<u8> {
 }
 
 async fn on_lease(daemon: &Daemon, lease: v1::Lease, args: &Run, interrupt: &Interrupt) -> Result<v1::ProcessExited> {
+    let trace = args.trace.then_some(Sink::Stderr);
     let patience = acquire::patience(args.wait, Some(args.wait));
-    let settled = acquire::settle(daemon, lease, Some(patience), args.trace, interrupt).await?;
+    let settled = acquire::settle(daemon, lease, Some(patience), trace, interrupt).await?;
     let lease = acquire::served(settled)?;
     let renewing = tokio::spawn(renew(daemon.clone(), lease.clone()));
     let ended = process::run(daemon, args.shape.request(&lease.id), args.shape.input, interrupt).await;
@@ -72,7 +74,7 @@ async fn on_lease(daemon: &Daemon, lease: v1::Lease, args: &Run, interrupt: &Int
 }
 
 /// Renews the lease at each third of its ttl, until it is aborted or the lease is lost.
-async fn renew(daemon: Daemon, lease: v1::Lease) {
+pub(super) async fn renew(daemon: Daemon, lease: v1::Lease) {
     let Some(ttl) = lease.ttl.as_ref().map(words::span).filter(|ttl| !ttl.is_zero()) else { return };
     let period = (ttl / 3).max(Duration::from_millis(100));
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + period, period);

@@ -10,7 +10,7 @@ use tonic::Request;
 
 use super::connect::{Daemon, soon};
 use super::exit::{Failure, Result};
-use super::output::Paint;
+use super::output::{self, Paint};
 use crate::proto::v1;
 use crate::proto::v1::lease::State;
 pub use tree::Story;
@@ -19,25 +19,55 @@ pub use tree::Story;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const PAGE: i32 = 500;
 
+/// Where a trace goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Beside the data of a command.
+    Stderr,
+    /// It is what the command shows.
+    Stdout,
+}
+
+impl Sink {
+    /// Colours that suit it.
+    #[must_use]
+    pub fn paint(self) -> Paint {
+        match self {
+            Self::Stderr => Paint::for_stderr(),
+            Self::Stdout => Paint::for_stdout(),
+        }
+    }
+
+    /// Writes a line.
+    pub fn line(self, text: &str) {
+        match self {
+            Self::Stderr => eprintln!("{text}"),
+            // A reader that left is noticed by whoever prints the data.
+            Self::Stdout => drop(output::print(text)),
+        }
+    }
+}
+
 /// A lease that is being watched.
 #[derive(Debug)]
 pub struct Trace {
     daemon: Daemon,
     root: String,
+    sink: Sink,
     watching: JoinHandle<Result<Story>>,
 }
 
 impl Trace {
-    /// Prints each event of the lease's tree on stderr as it happens, from its beginning until the lease is ACTIVE or
+    /// Prints each event of the lease's tree as it happens, from its beginning until the lease is ACTIVE or
     /// has ended.
     #[must_use]
-    pub fn start(daemon: Daemon, lease: &v1::Lease) -> Self {
+    pub fn start(daemon: Daemon, lease: &v1::Lease, sink: Sink) -> Self {
         let story = Story::new(lease);
-        let watching = tokio::spawn(watch(daemon.clone(), story));
-        Self { daemon, root: lease.id.clone(), watching }
+        let watching = tokio::spawn(watch(daemon.clone(), story, sink));
+        Self { daemon, root: lease.id.clone(), sink, watching }
     }
 
-    /// Waits for the last events and prints the tree on stderr.
+    /// Waits for the last events and prints the tree.
     pub async fn finish(mut self) {
         let watched = tokio::time::timeout(LAST_WORDS, &mut self.watching).await;
         let story = if let Ok(Ok(Ok(story))) = watched {
@@ -48,7 +78,7 @@ impl Trace {
             read(&self.daemon, &self.root).await
         };
         match story {
-            Ok(story) => eprint!("\n{}\n", story.render(Paint::for_stderr())),
+            Ok(story) => self.sink.line(&format!("\n{}", story.render(self.sink.paint()))),
             Err(failure) => eprintln!("drydock: no trace: {failure}"),
         }
     }
@@ -68,14 +98,14 @@ pub async fn read(daemon: &Daemon, root: &str) -> Result<Story> {
     Ok(story)
 }
 
-async fn watch(daemon: Daemon, mut story: Story) -> Result<Story> {
+async fn watch(daemon: Daemon, mut story: Story, sink: Sink) -> Result<Story> {
     let request =
         v1::WatchLeaseRequest { lease_id: story.root().to_owned(), until: State::Active.into(), ..Default::default() };
     let mut answers = daemon.leases().watch_lease(Request::new(request)).await?.into_inner();
-    let paint = Paint::for_stderr();
+    let paint = sink.paint();
     let tell = |story: &mut Story, event: &v1::Event| {
         if let Some(line) = story.take(event) {
-            eprintln!("{}", line.render(paint));
+            sink.line(&line.render(paint));
         }
     };
     let mut first = true;

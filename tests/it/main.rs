@@ -1,4 +1,5 @@
 //! One integration binary: the harness, then a file per area.
 
 mod blueprints;
+mod cli;
 mod protocol;

@@ -114,9 +114,6 @@ impl Story {
         let time = event.time.as_ref().map(objects::micros);
         self.start = self.start.or(time);
         let detail = |name: &str| event.details.get(name).cloned().unwrap_or_default();
-        let related = |prefix: &str| {
-            event.subject_ids.iter().skip(1).find(|id| id.starts_with(prefix)).cloned().unwrap_or_default()
-        };
 
         if !self.nodes.contains_key(&subject) {
             self.order.push(subject.clone());
@@ -133,6 +130,7 @@ impl Story {
         if noun == "lease" {
             fill(&mut node.title, detail("name"));
             fill(&mut node.above, detail("parent"));
+            fill(&mut node.resource, detail("resource"));
             if node.title.is_empty() {
                 node.title.clone_from(&node.resource_type);
             }
@@ -151,12 +149,10 @@ impl Story {
             "acquired" => {
                 node.begun = time;
                 node.state = "ACQUIRED";
-                fill(&mut node.resource, related("res_"));
             }
             "activated" => {
                 node.ready = time;
                 node.state = "ACTIVE";
-                fill(&mut node.resource, related("res_"));
             }
             "released" => node.state = "RELEASED",
             "broken" => node.state = "BROKEN",
@@ -385,10 +381,10 @@ mod tests {
             event(5, "resource.created", &["res_c"], &[("blueprint", "working-copy"), ("made_for", "lease_c")]),
             event(6, "resource.building", &["res_c"], &[("worker", "2")]),
             event(8, "resource.activated", &["res_c"], &[]),
-            event(9, "lease.acquired", &["lease_c", "res_c"], &[]),
-            event(9 + 1, "lease.activated", &["lease_c", "res_c"], &[]),
+            event(9, "lease.acquired", &["lease_c", "res_c"], &[("resource", "res_c")]),
+            event(9 + 1, "lease.activated", &["lease_c", "res_c"], &[("resource", "res_c")]),
             event(11, "resource.activated", &["res_r"], &[]),
-            event(12, "lease.activated", &["lease_r", "res_r"], &[]),
+            event(12, "lease.activated", &["lease_r", "res_r"], &[("resource", "res_r")]),
         ];
         let paint = Paint::for_stderr();
         let lines = events.iter().filter_map(|event| story.take(event)).map(|line| line.render(paint)).collect();
