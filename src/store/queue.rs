@@ -192,7 +192,7 @@ impl Tx {
                  (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
             ),
             // The tree of this root, and whatever that tree waits for, however far away.
-            Scope::Root(root) => sqlx::query(
+            Scope::Root(_) => sqlx::query(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                  (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
                  UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \

@@ -12,7 +12,7 @@ CREATE TABLE resource (
     state TEXT NOT NULL CHECK (state IN ('PENDING', 'ACTIVE', 'RELEASED', 'BROKEN', 'DESTROYED')),
     state_reason TEXT NOT NULL, state_message TEXT NOT NULL, facts TEXT NOT NULL, attributes TEXT NOT NULL, labels TEXT NOT NULL, owner TEXT NOT NULL,
     made_for TEXT, root_id TEXT, placed_on TEXT, lease_limit BIGINT NOT NULL, depth BIGINT NOT NULL, ord BIGINT NOT NULL,
-    drain_comment TEXT, drain_actor TEXT, drain_time BIGINT, problem TEXT NOT NULL, cleanup_failures BIGINT NOT NULL, permanent BIGINT NOT NULL,
+    drain_comment TEXT, drain_actor TEXT, drain_time BIGINT, problem TEXT NOT NULL, cleanup_failures BIGINT NOT NULL, permanent BIGINT NOT NULL, torn_down BIGINT NOT NULL,
     create_time BIGINT NOT NULL, active_time BIGINT, check_time BIGINT, end_time BIGINT, version BIGINT NOT NULL);
 CREATE INDEX resource_live ON resource (resource_type, id) WHERE state IN ('PENDING', 'ACTIVE');
 CREATE INDEX resource_of ON resource (blueprint_id) WHERE state <> 'DESTROYED';
