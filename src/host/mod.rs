@@ -207,3 +207,5 @@ pub trait Host: Send + Sync {
 }
 
 pub mod files;
+pub mod local;
+pub mod run;

@@ -1,4 +1,4 @@
-//! The gRPC edge: doors, deadlines, limits, and the one place where domain errors become statuses.
+//! The gRPC edge: doors, deadlines, limits, thin services, and the one place where domain errors become statuses.
 
 pub mod deadline;
 pub mod doors;
@@ -12,5 +12,17 @@ pub mod tokens;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::engine::Caller;
+use crate::error::Result;
+
 /// What the layers of the edge give: one response, later.
 pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, E>> + Send>>;
+
+/// Who asks, as the doors found out.
+///
+/// # Errors
+/// `UNAUTHENTICATED` when no door said so.
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
+    let principal = doors::Principal::of(request)?;
+    Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
+}
