@@ -2,8 +2,8 @@
 
 use super::Engine;
 use crate::error::{Error, Reason, Result};
-use crate::model::id::LeaseId;
 use crate::model::Lease;
+use crate::model::id::LeaseId;
 use crate::store::Request;
 
 /// Who asks: what they own they see; admins see all.

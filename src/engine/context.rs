@@ -22,10 +22,16 @@ impl Engine {
     /// The blueprint of a resource: its record and its code.
     pub(super) async fn blueprint_of(&self, resource: &Resource) -> Result<(Blueprint, Arc<dyn Kind>)> {
         let record = self.store.find_blueprint(resource.blueprint_id.as_str()).await?.ok_or_else(|| {
-            Error::new(Reason::BlueprintNotFound, format!("the blueprint {} of {} is gone", resource.blueprint_id, resource.id))
+            Error::new(
+                Reason::BlueprintNotFound,
+                format!("the blueprint {} of {} is gone", resource.blueprint_id, resource.id),
+            )
         })?;
-        let kind = self.registry.find(&record.kind).ok_or_else(|| {
-            Error::new(Reason::Internal, format!("this daemon has no kind {:?}, which {} needs", record.kind, record.name))
+        let kind = self.registry.find(&record.kind).cloned().ok_or_else(|| {
+            Error::new(
+                Reason::Internal,
+                format!("this daemon has no kind {:?}, which {} needs", record.kind, record.name),
+            )
         })?;
         Ok((record, kind))
     }
@@ -70,7 +76,9 @@ impl Engine {
 
     /// A needed lease that can be used: ACTIVE, or ended but still on its resource, which `destroy` may need.
     async fn met(&self, lease: Lease) -> Result<Option<Met>> {
-        if !matches!(lease.state, LeaseState::Active | LeaseState::Released | LeaseState::Broken) || lease.resource_id.is_none() {
+        if !matches!(lease.state, LeaseState::Active | LeaseState::Released | LeaseState::Broken)
+            || lease.resource_id.is_none()
+        {
             return Ok(None);
         }
         let place = self.place_of(&lease, "command").await?;
@@ -122,12 +130,15 @@ impl Engine {
     ) -> BoxFuture<'_, Result<Option<(Place, Option<crate::model::id::ResourceId>)>>> {
         Box::pin(async move {
             if hops > MAX_HOPS {
-                return Err(Error::new(Reason::Internal, format!("the endpoint of {} goes through too many leases", lease.id)));
+                return Err(Error::new(
+                    Reason::Internal,
+                    format!("the endpoint of {} goes through too many leases", lease.id),
+                ));
             }
             let Some(resource_id) = lease.resource_id.clone() else { return Ok(None) };
             let Some(resource) = self.store.find_resource(&resource_id).await? else { return Ok(None) };
             let (record, kind) = self.blueprint_of(&resource).await?;
-            let ctx = self.endpoint_context(&resource, record, &lease).await?;
+            let ctx = self.endpoint_context(&resource, record, &lease, hops).await?;
             match kind.endpoint(&ctx, &interface) {
                 None => Ok(None),
                 Some(Endpoint::Here(place)) => Ok(Some((place, Some(resource_id)))),
@@ -144,20 +155,28 @@ impl Engine {
         })
     }
 
-    /// Enough of a context for [`Kind::endpoint`]: the needed leases, without their places.
-    async fn endpoint_context(&self, resource: &Resource, record: Blueprint, lease: &Lease) -> Result<Context> {
+    /// Enough of a context for [`Kind::endpoint`]: the needed leases, and of the host its place.
+    async fn endpoint_context(
+        &self,
+        resource: &Resource,
+        record: Blueprint,
+        lease: &Lease,
+        hops: usize,
+    ) -> Result<Context> {
         let mut needs = BTreeMap::new();
         let kind = self.registry.find(&record.kind);
         if kind.is_some_and(|kind| !kind.needs(&record.config).is_empty()) {
             for need in self.store.needs_of(&resource.id).await? {
                 if let Some((_, name)) = need.parent.clone() {
-                    needs.insert(name, Met { lease: need, place: None });
+                    let place = if name == "host" { self.host_place(need.clone(), hops).await? } else { None };
+                    needs.insert(name, Met { lease: need, place });
                 }
             }
             if let Some(placed_on) = &resource.placed_on
                 && let Some(host) = self.store.find_lease(placed_on).await?
             {
-                needs.insert("host".to_owned(), Met { lease: host, place: None });
+                let place = self.host_place(host.clone(), hops).await?;
+                needs.insert("host".to_owned(), Met { lease: host, place });
             }
         }
         Ok(Context {
@@ -172,9 +191,7 @@ impl Engine {
         })
     }
 
-    /// Interfaces that leases on this resource offer.
-    pub(super) async fn interfaces_on(&self, resource: &Resource) -> Result<Vec<String>> {
-        let (record, kind) = self.blueprint_of(resource).await?;
-        Ok(kind.interfaces(&record.config))
+    async fn host_place(&self, host: Lease, hops: usize) -> Result<Option<Place>> {
+        Ok(self.hop(host, "command".to_owned(), hops + 1).await?.map(|(place, _)| place))
     }
 }

@@ -58,10 +58,8 @@ impl<'t> Told<'t> {
 
     /// About a blueprint: for admins only.
     pub(super) fn of_blueprint(self, blueprint: &Blueprint) -> NewEvent {
-        let details = StringMap::from([
-            ("name".to_owned(), blueprint.name.clone()),
-            ("kind".to_owned(), blueprint.kind.clone()),
-        ]);
+        let details =
+            StringMap::from([("name".to_owned(), blueprint.name.clone()), ("kind".to_owned(), blueprint.kind.clone())]);
         self.event(vec![blueprint.id.to_string()], None, "", details, &[])
     }
 
