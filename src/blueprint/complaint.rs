@@ -81,6 +81,15 @@ impl Complaints {
         None
     }
 
+    /// The text under a key that must be there.
+    pub fn required(&mut self, path: &str, object: &Map<String, Value>, key: &str) -> Option<String> {
+        if let Some(value) = object.get(key) {
+            return self.text(&join(path, key), value);
+        }
+        self.add(path, format!("{key:?} is missing"));
+        None
+    }
+
     /// A text; numbers and truth values are taken as they are written.
     pub fn scalar(&mut self, path: &str, value: &Value) -> Option<String> {
         match value {

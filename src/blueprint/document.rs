@@ -109,7 +109,8 @@ pub fn render(document: &Document) -> Result<String> {
     let span = |span: Duration| {
         let millis = span.as_millis();
         let whole = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-        let (unit, letters) = whole.into_iter().find(|(unit, _)| millis > 0 && millis % unit == 0).unwrap_or((1, "ms"));
+        let (unit, letters) =
+            whole.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit)).unwrap_or((1, "ms"));
         format!("{}{letters}", millis / unit)
     };
     let limits = &document.limits;
@@ -135,14 +136,8 @@ pub fn render(document: &Document) -> Result<String> {
 
 fn read(value: &Value, complaints: &mut Complaints) -> Option<Document> {
     let object = complaints.object("", value, &KEYS)?;
-    let mut required = |key: &str| match object.get(key) {
-        Some(value) => complaints.text(key, value),
-        None => {
-            complaints.add("", format!("{key:?} is missing"));
-            None
-        }
-    };
-    let (name, kind) = (required("name"), required("kind"));
+    let name = complaints.required("", object, "name");
+    let kind = complaints.required("", object, "kind");
     if let Some(name) = name.as_ref().filter(|name| !is_name(name)) {
         complaints.add("name", format!("{name:?} is no name ([a-z0-9][a-z0-9-]{{0,62}})"));
     }

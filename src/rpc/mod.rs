@@ -3,6 +3,7 @@
 pub mod command;
 pub mod deadline;
 pub mod doors;
+pub mod httpd;
 pub mod limits;
 pub mod page;
 pub mod reflection;

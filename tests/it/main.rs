@@ -5,3 +5,4 @@ mod place;
 
 mod exec;
 mod exec_ends;
+mod blueprints;

@@ -231,7 +231,7 @@ impl Design {
                 Some(stem) => reference.key.starts_with(stem),
                 None => *fact == reference.key,
             };
-            if reference.key != LEASE_ID && !facts.iter().any(|fact| is_fact(fact)) {
+            if reference.key != LEASE_ID && !facts.iter().any(is_fact) {
                 complaints.add(
                     path,
                     format!(
@@ -310,13 +310,7 @@ fn check_name(path: &str, name: &str, reserved: &[&str], complaints: &mut Compla
 
 fn read_part(path: &str, value: &Value, complaints: &mut Complaints) -> Option<Part> {
     let object = complaints.object(path, value, &["type", "attributes", "resource_labels", "after"])?;
-    let resource_type = match object.get("type") {
-        Some(value) => complaints.text(&join(path, "type"), value).unwrap_or_default(),
-        None => {
-            complaints.add(path, "\"type\" is missing");
-            String::new()
-        }
-    };
+    let resource_type = complaints.required(path, object, "type").unwrap_or_default();
     let attributes = read_templates(&join(path, "attributes"), object.get("attributes"), complaints);
     let labels = join(path, "resource_labels");
     let resource_labels =
@@ -327,14 +321,8 @@ fn read_part(path: &str, value: &Value, complaints: &mut Complaints) -> Option<P
 
 fn read_step(path: &str, value: &Value, complaints: &mut Complaints) -> Option<StepDesign> {
     let object = complaints.object(path, value, &["name", "part", "run", "timeout", "undo", "env"])?;
-    let mut text = |key: &str| match object.get(key) {
-        Some(value) => complaints.text(&join(path, key), value).unwrap_or_default(),
-        None => {
-            complaints.add(path, format!("{key:?} is missing"));
-            String::new()
-        }
-    };
-    let (name, part) = (text("name"), text("part"));
+    let name = complaints.required(path, object, "name").unwrap_or_default();
+    let part = complaints.required(path, object, "part").unwrap_or_default();
     check_name(&join(path, "name"), &name, &[], complaints);
     let mut words = |key: &str| {
         let here = join(path, key);

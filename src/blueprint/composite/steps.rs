@@ -59,10 +59,10 @@ pub(super) async fn run(ctx: &Context, step: &StepDesign) -> Result<(), Step> {
 pub(super) async fn undo_all(ctx: &Context, design: &Design) -> Result<(), Step> {
     let begun = ctx.effects.all().await?;
     for step in design.steps.iter().rev() {
-        if begun.iter().any(|(name, _)| step_of(name) == Some(step.name.as_str())) {
-            if let Err(problem) = undo(ctx, step).await {
-                tracing::warn!(resource = %ctx.resource.id, step = step.name, ?problem, "a step was not undone");
-            }
+        if begun.iter().any(|(name, _)| step_of(name) == Some(step.name.as_str()))
+            && let Err(problem) = undo(ctx, step).await
+        {
+            tracing::warn!(resource = %ctx.resource.id, step = step.name, ?problem, "a step was not undone");
         }
     }
     for (name, _) in begun {
