@@ -6,3 +6,4 @@ mod place;
 mod exec;
 mod exec_ends;
 mod blueprints;
+mod protocol;
