@@ -56,7 +56,12 @@ impl Blueprint for LocalHost {
 
     fn lease_facts(&self, resource: &Resource, lease: &Lease) -> StringMap {
         let path = path_fact(&lease_folder(self.host.as_ref(), lease.id.as_str()));
-        resource.facts.iter().map(|(key, value)| (key.clone(), value.clone())).chain([("path".to_owned(), path)]).collect()
+        resource
+            .facts
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .chain([("path".to_owned(), path)])
+            .collect()
     }
 
     async fn clean(&self, ctx: &Context) -> Step {

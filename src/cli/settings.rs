@@ -24,7 +24,11 @@ pub struct Flags {
     /// Where everything is kept [default: drydock in the XDG state folder].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    #[arg(long, value_name = "PATH", help = "The unix socket [default: in XDG_RUNTIME_DIR, or in the data folder when that is given]")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        help = "The unix socket [default: in XDG_RUNTIME_DIR, or in the data folder when that is given]"
+    )]
     socket: Option<String>,
     /// Also listen on a loopback address, for callers with a token; may be repeated.
     #[arg(long, value_name = "ADDR")]

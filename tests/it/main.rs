@@ -1,9 +1,7 @@
 //! One integration binary: the harness, then a file per area.
 
-mod protocol;
-mod place;
-
+mod blueprints;
 mod exec;
 mod exec_ends;
-mod blueprints;
+mod place;
 mod protocol;
