@@ -1,5 +1,11 @@
 //! Where store, scheduler, allocator and blueprints meet.
 
+mod api_stub;
+
+pub use api_stub::{
+    Acquire, Applied, BlueprintDraft, EventWatch, ExplainSubject, Explanation, KindView, LeaseUpdate, LeaseView,
+    LeaseWatch, Receipt, RequestKey, ResourceView, event_cursor,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Reason, Result};
