@@ -75,7 +75,6 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
 /// All ways in, open but not yet answered.
 struct Doors {
     socket: UnixListener,
-    /// Last: the name goes after the socket is shut.
     name: Name,
     tcp: Vec<TcpListener>,
     tokens: Tokens,
@@ -103,7 +102,7 @@ impl Doors {
 
     /// Serves until a drain has come to its end.
     async fn serve(self, engine: &Arc<Engine>, ready: oneshot::Sender<Ready>, shutdown: &Shutdown) -> Result<()> {
-        let Self { socket, name: _name, tcp, tokens, ready: facts } = self;
+        let Self { socket, name, tcp, tokens, ready: facts } = self;
         let (leaving, closing) = (CancellationToken::new(), CancellationToken::new());
         let (mut routes, mut names) = services(engine, &leaving)?;
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -141,6 +140,8 @@ impl Doors {
         // First: a watch must end as the end of the server, not of what it watches.
         leaving.cancel();
         engine.begin_drain();
+        // Who comes now finds no daemon, rather than one that never answers.
+        drop(name);
         closing.cancel();
         // Watches of health would last as long as their watchers.
         forget(reporter, &names).await;

@@ -13,11 +13,13 @@ use crate::error::{Error, Result};
 /// Longest path that the system takes for a socket, in bytes.
 const MAX_PATH: usize = 107;
 
-/// The name of a bound socket in the file system; removed when dropped, unless another daemon has it by then.
+/// The name of a bound socket in the file system; removed when dropped, unless somebody put something else there.
 #[derive(Debug)]
 pub(super) struct Name {
     path: PathBuf,
     identity: (u64, u64),
+    /// As long as it is open, nobody takes the socket for a dead one, and its inode number is not given out again.
+    _alive: UnixListener,
 }
 
 impl Drop for Name {
@@ -64,7 +66,8 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, Name)> {
     flock(&turn, FlockOperation::LockExclusive).map_err(|error| cannot(error.into()))?;
     clear(path)?;
     let listener = UnixListener::bind(path).map_err(cannot)?;
-    let name = Name { path: path.to_owned(), identity: identity(path).map_err(cannot)? };
+    let alive = listener.try_clone().map_err(cannot)?;
+    let name = Name { path: path.to_owned(), identity: identity(path).map_err(cannot)?, _alive: alive };
     fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(cannot)?;
     listener.set_nonblocking(true).map_err(cannot)?;
     Ok((listener, name))
@@ -123,8 +126,10 @@ mod tests {
         let (listener, name) = listen(&path).unwrap();
         assert!(listen(&path).unwrap_err().message.contains("another daemon"));
         drop(listener);
-        // The successor's socket stays when the predecessor's name goes.
-        let (_next, _name) = listen(&path).unwrap();
+        assert!(listen(&path).unwrap_err().message.contains("another daemon"));
+        // What somebody else put there stays.
+        fs::remove_file(&path).unwrap();
+        let (_other, _name) = listen(&path).unwrap();
         drop(name);
         assert!(path.exists());
     }
