@@ -4,15 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Rules, leases_of, limit_of};
 use crate::model::Blueprint;
-
-/// A lease that a resource needs while it lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Demand {
-    /// Of this type.
-    pub resource_type: String,
-    /// It is placed on a host that the resource has already: it takes no further host.
-    pub placed: bool,
-}
+use crate::model::pool::Demand;
 
 /// Why a type can never be had.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ mod verdict;
 
 use std::collections::BTreeMap;
 
-pub use capacity::{Demand, NeverFits, can_ever_fit, circle};
+pub use capacity::{NeverFits, can_ever_fit, circle};
 pub use verdict::Verdict;
 
 use crate::model::id::{BlueprintId, ResourceId};

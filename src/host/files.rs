@@ -49,10 +49,13 @@ pub trait Files: Send + Sync {
     async fn stat(&self, path: &Path, follow: bool) -> Result<Entry>;
     /// All entries of a directory, by name, `depth` levels down (1 is the directory alone).
     async fn list(&self, path: &Path, depth: u32) -> Result<Vec<Entry>>;
-    /// Opens a file to read from `offset`.
-    async fn read(&self, path: &Path, offset: u64) -> Result<Box<dyn AsyncRead + Send + Unpin>>;
-    /// Opens or makes a file to append to at `offset`, which must be its size; mode 0600. For temporary siblings.
+    /// Opens a file to read from `offset`, with its entry as of then; `OFFSET_UNAVAILABLE` when it is shorter.
+    async fn read(&self, path: &Path, offset: u64) -> Result<(Entry, Box<dyn AsyncRead + Send + Unpin>)>;
+    /// Opens a file to append to at `offset`, which must be its size (else `OFFSET_UNAVAILABLE`, with `committed_size`);
+    /// at 0 it is made, mode 0600. For temporary siblings. What is written is in the file after a flush.
     async fn append(&self, path: &Path, offset: u64) -> Result<Box<dyn AsyncWrite + Send + Unpin>>;
+    /// Makes what was appended durable.
+    async fn sync(&self, path: &Path) -> Result<()>;
     /// Makes what was appended durable, sets the mode and moves it to `to`; `replace` false fails with `FILE_EXISTS`.
     async fn publish(&self, from: &Path, to: &Path, mode: u32, replace: bool) -> Result<()>;
     /// Makes a directory.

@@ -40,3 +40,12 @@ pub struct PoolView {
     /// Leases that queue before this one for the same type and have nothing being built for them, best first.
     pub ahead: Vec<Lease>,
 }
+
+/// A lease that a resource needs while it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    /// Of this type.
+    pub resource_type: String,
+    /// It is placed on a host that the resource has already: it takes no further host.
+    pub placed: bool,
+}

@@ -2,8 +2,10 @@
 //!
 //! A service reads and checks the request (`check`, `convert`), calls one method of the engine, and converts the answer.
 
+pub mod command;
 pub mod deadline;
 pub mod doors;
+pub mod httpd;
 pub mod limits;
 pub mod page;
 pub mod reflection;
@@ -30,6 +32,9 @@ use std::pin::Pin;
 
 use crate::engine::Caller;
 use crate::error::Error;
+use crate::clock::Micros;
+use crate::engine::Caller;
+use crate::error::Result;
 
 /// What the layers of the edge give: one response, later.
 pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, E>> + Send>>;
@@ -41,4 +46,14 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Error> {
     let principal = doors::Principal::of(request)?;
     Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
+}
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
+    let principal = doors::Principal::of(request)?;
+    Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
+}
+
+/// A time as the API tells it.
+pub(crate) fn timestamp(at: Micros) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.rem_euclid(1_000_000) * 1000).unwrap_or(0);
+    prost_types::Timestamp { seconds: at.div_euclid(1_000_000), nanos }
 }

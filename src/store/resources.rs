@@ -56,10 +56,32 @@ fn by_id(id: &ResourceId) -> Statement {
     sqlx::query("SELECT * FROM resource WHERE id = $1").bind(id.to_string())
 }
 
+fn placed(lease: &LeaseId) -> Statement {
+    sqlx::query("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id")
+        .bind(lease.to_string())
+}
+
 impl Store {
     /// A resource, or `None`.
     pub async fn find_resource(&self, id: &ResourceId) -> Result<Option<Resource>> {
         by_id(id).fetch_optional(self.readers()).await.map_err(failed)?.as_ref().map(resource).transpose()
+    }
+
+    /// Resources placed on a caller's host lease that are not DESTROYED.
+    pub async fn placed_on(&self, lease: &LeaseId) -> Result<Vec<Resource>> {
+        placed(lease).fetch_all(self.readers()).await.map_err(failed)?.iter().map(resource).collect()
+    }
+
+    /// How many leases on a resource are not DESTROYED yet.
+    pub async fn leases_left_on(&self, id: &ResourceId) -> Result<i64> {
+        let row = sqlx::query(
+            "SELECT count(*) AS n FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN')",
+        )
+        .bind(id.to_string())
+        .fetch_one(self.readers())
+        .await
+        .map_err(failed)?;
+        Columns(&row).integer("n")
     }
 
     /// How many leases sit on a resource now.
@@ -88,9 +110,7 @@ impl Tx {
 
     /// Resources placed on a caller's host lease that are not DESTROYED.
     pub async fn placed_on(&mut self, lease: &LeaseId) -> Result<Vec<Resource>> {
-        let statement = sqlx::query("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id")
-            .bind(lease.to_string());
-        self.fetch(statement).await?.iter().map(resource).collect()
+        self.fetch(placed(lease)).await?.iter().map(resource).collect()
     }
 
     /// Live resources of a blueprint: not DESTROYED.
