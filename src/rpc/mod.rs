@@ -1,4 +1,6 @@
 //! The gRPC edge: doors, deadlines, limits, thin services, and the one place where domain errors become statuses.
+//!
+//! A service reads and checks the request (`check`, `convert`), calls one method of the engine, and converts the answer.
 
 pub mod command;
 pub mod deadline;
@@ -11,9 +13,25 @@ pub mod server;
 pub mod status;
 pub mod tokens;
 
+mod blueprint;
+mod check;
+mod convert;
+mod event;
+mod fields;
+mod interface;
+mod lease;
+mod resource;
+mod services;
+mod socket;
+mod system;
+mod task;
+mod watch;
+
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::engine::Caller;
+use crate::error::Error;
 use crate::clock::Micros;
 use crate::engine::Caller;
 use crate::error::Result;
@@ -25,6 +43,10 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 ///
 /// # Errors
 /// `UNAUTHENTICATED` when no door said so.
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Error> {
+    let principal = doors::Principal::of(request)?;
+    Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
+}
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
     let principal = doors::Principal::of(request)?;
     Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
