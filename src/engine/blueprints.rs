@@ -7,11 +7,10 @@ use serde_json::json;
 use super::narrate::Told;
 use super::{Caller, Engine, RequestKey, caller};
 use crate::allocator;
-use crate::blueprint::Blueprint as Code;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::BlueprintId;
 use crate::model::labels::{check_labels, is_name};
-use crate::model::{Blueprint, Limits, NewEvent, StringMap};
+use crate::model::{Blueprint, Kind, Limits, NewEvent, StringMap};
 use crate::store::{ListQuery, Tx, pool_of};
 
 /// A blueprint as somebody wrote it.
@@ -30,10 +29,12 @@ pub struct BlueprintDraft {
 }
 
 /// A kind, as this daemon has it.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KindView {
-    /// Its code.
-    pub code: Arc<dyn Code>,
+    /// What it says of itself.
+    pub kind: &'static Kind,
+    /// JSON Schema of its configuration.
+    pub config_schema: serde_json::Value,
 }
 
 /// What applying a blueprint did.
@@ -58,7 +59,10 @@ impl Engine {
     /// The kinds that this daemon has, by name.
     #[must_use]
     pub fn kinds(&self) -> Vec<KindView> {
-        self.registry.iter().map(|code| KindView { code: Arc::clone(code) }).collect()
+        self.registry
+            .iter()
+            .map(|code| KindView { kind: code.describe(), config_schema: code.config_schema() })
+            .collect()
     }
 
     /// A blueprint by id or name; anybody may see it.

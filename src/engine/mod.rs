@@ -25,12 +25,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-mod api_stub;
-
-pub use api_stub::{
-    Acquire, Applied, BlueprintDraft, EventWatch, ExplainSubject, Explanation, KindView, LeaseUpdate, LeaseView,
-    LeaseWatch, Receipt, RequestKey, ResourceView, event_cursor,
-};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 

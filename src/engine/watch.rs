@@ -115,6 +115,11 @@ impl Engine {
         self.store.list_events(&ListQuery { owner: caller.narrowed_to(), ..query }).await
     }
 
+    /// Sequence number of the newest event; 0 when there is none.
+    pub async fn newest_event(&self) -> Result<i64> {
+        Ok(self.store.event_span().await?.1)
+    }
+
     async fn resume(&self, cursor: &str) -> Result<Option<i64>> {
         if cursor.is_empty() {
             return Ok(None);

@@ -100,13 +100,12 @@ impl BlueprintService for BlueprintRpc {
         let mut sent = request.into_inner();
         let (size, token) = (take(&mut sent.page_size), take(&mut sent.page_token));
         let page = Page::open("ListBlueprintKinds", size, &token, &sent)?;
-        let mut kinds: Vec<&Kind> = self.engine.kinds().into_iter().map(|view| view.kind).collect();
-        kinds.sort_by_key(|kind| kind.kind);
+        let mut kinds = self.engine.kinds();
         if let Some(after) = &page.after {
-            kinds.retain(|kind| kind.kind > after.as_str());
+            kinds.retain(|view| view.kind.kind > after.as_str());
         }
-        let next_page_token = page.cut(&mut kinds, |kind| kind.kind.to_owned());
-        let kinds = kinds.into_iter().map(convert::kind).collect();
+        let next_page_token = page.cut(&mut kinds, |view| view.kind.kind.to_owned());
+        let kinds = kinds.iter().map(convert::kind).collect();
         Ok(Response::new(ListBlueprintKindsResponse { kinds, next_page_token }))
     }
 

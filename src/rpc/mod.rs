@@ -30,8 +30,6 @@ mod watch;
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::engine::Caller;
-use crate::error::Error;
 use crate::clock::Micros;
 use crate::engine::Caller;
 use crate::error::Result;
@@ -43,10 +41,6 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 ///
 /// # Errors
 /// `UNAUTHENTICATED` when no door said so.
-pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller, Error> {
-    let principal = doors::Principal::of(request)?;
-    Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
-}
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
     let principal = doors::Principal::of(request)?;
     Ok(Caller { principal: principal.name.clone(), admin: principal.admin })

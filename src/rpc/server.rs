@@ -18,10 +18,12 @@ use super::limits::{Farewell, Limits, edge, serve};
 use super::services::services;
 use super::socket::{self, Name};
 use super::tokens::{Tokens, TokensError};
+use crate::blueprint::Registry;
 use crate::clock::SystemClock;
 use crate::config::Settings;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
+use crate::host::local::LocalHost;
 
 /// The principal of the generated token.
 const LOCAL: &str = "local";
@@ -66,10 +68,27 @@ pub async fn run(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Sh
 async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
-    let engine = Engine::start(&settings, Arc::new(SystemClock)).await?;
+    let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
+    let registry = Registry::new(crate::blueprint::all(host));
+    let engine = Engine::start(&of_engine(&settings)?, registry, Arc::new(SystemClock)).await?;
     let result = doors.serve(&engine, ready, &shutdown).await;
     engine.stop().await;
     result
+}
+
+fn of_engine(settings: &Settings) -> Result<engine::Settings> {
+    let path = settings.database.strip_prefix("sqlite:").ok_or_else(|| {
+        Error::invalid(format!("the database {:?} is not one this release has; use sqlite:PATH", settings.database))
+    })?;
+    Ok(engine::Settings {
+        database: PathBuf::from(path),
+        workers: settings.workers,
+        sweep: settings.sweep,
+        retention: settings.retention,
+        stock_blueprints: settings.stock_blueprints,
+        machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        address: format!("unix:{}", settings.socket.display()),
+    })
 }
 
 /// All ways in, open but not yet answered.

@@ -6,7 +6,7 @@ use super::count;
 use super::json::{from_struct, to_struct};
 use super::time::{duration, positive, span, timestamp};
 use crate::clock::micros;
-use crate::engine::{Applied, BlueprintDraft};
+use crate::engine::{Applied, BlueprintDraft, KindView};
 use crate::error::{Error, Result};
 use crate::model::kind::json_schema;
 use crate::model::labels::check_labels;
@@ -127,7 +127,8 @@ pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Bluepr
 }
 
 /// A kind as callers see it.
-pub(crate) fn kind(kind: &Kind) -> v1::BlueprintKind {
+pub(crate) fn kind(view: &KindView) -> v1::BlueprintKind {
+    let kind = view.kind;
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
     let schema = |value: &Value| Some(to_struct(value));
     v1::BlueprintKind {
@@ -135,7 +136,7 @@ pub(crate) fn kind(kind: &Kind) -> v1::BlueprintKind {
         resource_type: kind.resource_type.to_owned(),
         interfaces: words(kind.interfaces),
         needs: words(kind.needs),
-        config_schema: schema(&json_schema(kind.config, false)),
+        config_schema: schema(&view.config_schema),
         attributes_schema: schema(&json_schema(kind.attributes, true)),
         registration_schema: None,
         provider: String::new(),

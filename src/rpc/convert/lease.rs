@@ -73,7 +73,7 @@ fn state(state: LeaseState) -> State {
 /// A lease as callers see it.
 pub(crate) fn lease(view: LeaseView) -> v1::Lease {
     let waiting = why(&view.lease, view.queue_position);
-    let LeaseView { lease, interfaces, blueprint_id, receipt: took, .. } = view;
+    let LeaseView { lease, interfaces, receipt: took, .. } = view;
     v1::Lease {
         id: lease.id.into(),
         resource_type: lease.spec.resource_type,
@@ -85,7 +85,7 @@ pub(crate) fn lease(view: LeaseView) -> v1::Lease {
         labels: lease.labels,
         owner: lease.owner,
         resource_id: lease.resource_id.map(String::from).unwrap_or_default(),
-        blueprint_id: blueprint_id.map(String::from).unwrap_or_default(),
+        blueprint_id: lease.blueprint_id.map(String::from).unwrap_or_default(),
         parent_resource_id: lease.parent.map(|(resource, _)| String::from(resource)).unwrap_or_default(),
         root_lease_id: lease.root_id.into(),
         interfaces,
