@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::model::id::ResourceId;
 
 /// An effect as it is written down: its name and, when it is done, its outcome.
-pub type Logged = (String, Option<Value>);
+type Logged = (String, Option<Value>);
 
 impl Store {
     /// Writes an intent unless it is there; answers what was known before: `None` nothing, `Some(None)` begun,

@@ -30,6 +30,7 @@ pub(super) fn lease(row: &AnyRow) -> Result<Lease> {
         labels: c.json("labels")?,
         owner: c.text("owner")?,
         resource_id: c.maybe_text("resource_id")?.map(ResourceId::from_stored),
+        blueprint_id: c.maybe_text("blueprint_id")?.map(BlueprintId::from_stored),
         parent: parent.map(|(id, need)| (ResourceId::from_stored(id), need)),
         root_id: LeaseId::from_stored(c.text("root_id")?),
         depth: c.integer("depth")?,
@@ -40,6 +41,7 @@ pub(super) fn lease(row: &AnyRow) -> Result<Lease> {
         max_ttl: c.integer("max_ttl")?,
         create_time: c.integer("create_time")?,
         queue_expire_time: c.maybe_integer("queue_expire_time")?,
+        build_time: c.maybe_integer("build_time")?,
         acquire_time: c.maybe_integer("acquire_time")?,
         active_time: c.maybe_integer("active_time")?,
         expire_time: c.maybe_integer("expire_time")?,
@@ -143,10 +145,10 @@ impl Tx {
         let statement = bind_lease(
             sqlx::query(
                 "INSERT INTO lease (state, state_reason, state_message, facts, resource_id, epoch, ttl, queue_expire_time, acquire_time, \
-                 active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, version, id, \
+                 active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, blueprint_id, build_time, version, id, \
                  resource_type, attributes, resource_labels, blueprints, labels, owner, parent_id, need, root_id, depth, priority, ord, max_ttl, \
                  create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-                 $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34)",
+                 $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)",
             ),
             lease,
         )
@@ -196,8 +198,8 @@ impl Tx {
             sqlx::query(
                 "UPDATE lease SET state = $1, state_reason = $2, state_message = $3, facts = $4, resource_id = $5, epoch = $6, ttl = $7, \
                  queue_expire_time = $8, acquire_time = $9, active_time = $10, expire_time = $11, renew_time = $12, use_time = $13, \
-                 end_time = $14, destroy_time = $15, allocating = $16, reacquires = $17, waiting = $18, version = $19 + 1 \
-                 WHERE id = $20 AND version = $21",
+                 end_time = $14, destroy_time = $15, allocating = $16, reacquires = $17, waiting = $18, blueprint_id = $19, build_time = $20, \
+                 version = $21 + 1 WHERE id = $22 AND version = $23",
             ),
             after,
         )
@@ -215,10 +217,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Notes that an interface of the lease was used.
-    pub async fn touch_lease(&mut self, id: &LeaseId) -> Result<()> {
-        let now = self.now();
-        let statement = sqlx::query("UPDATE lease SET use_time = $1 WHERE id = $2").bind(now).bind(id.to_string());
+    /// Notes when an interface of the lease was last used.
+    pub async fn touch_lease(&mut self, id: &LeaseId, at: crate::clock::Micros) -> Result<()> {
+        let statement = sqlx::query("UPDATE lease SET use_time = $1 WHERE id = $2").bind(at).bind(id.to_string());
         self.execute(statement).await.map(|_| ())
     }
 }
@@ -244,6 +245,8 @@ fn bind_lease(statement: Statement, lease: &Lease) -> Statement {
         .bind(lease.allocating.as_ref().map(ToString::to_string))
         .bind(lease.reacquires)
         .bind(lease.waiting.as_ref().map(json))
+        .bind(lease.blueprint_id.as_ref().map(ToString::to_string))
+        .bind(lease.build_time)
         .bind(lease.version)
 }
 

@@ -39,7 +39,6 @@ use crate::model::Event;
 use crate::model::id::LeaseId;
 
 pub use list::{ListQuery, PageOf};
-pub use pool::{Candidate, PoolView};
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;

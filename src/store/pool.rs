@@ -5,36 +5,15 @@ use std::collections::BTreeMap;
 use super::row::Columns;
 use super::{Store, Tx, failed};
 use crate::error::Result;
-use crate::model::id::BlueprintId;
-use crate::model::{Blueprint, Lease, Resource};
-
-/// A live resource of the type, and the places that are taken on it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Candidate {
-    /// PENDING or ACTIVE.
-    pub resource: Resource,
-    /// Places that leases hold.
-    pub taken: Vec<i64>,
-}
-
-/// All that an allocation looks at.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PoolView {
-    /// Blueprints that make the type, disabled ones too, by name.
-    pub blueprints: Vec<Blueprint>,
-    /// Live resources of the type, oldest first.
-    pub candidates: Vec<Candidate>,
-    /// Places of limited blueprints that resources hold.
-    pub built: BTreeMap<BlueprintId, Vec<i64>>,
-    /// Leases that queue before this one for the same type and have nothing being built for them, best first.
-    pub ahead: Vec<Lease>,
-}
+use crate::model::Lease;
+use crate::model::id::{BlueprintId, LeaseId};
+use crate::model::pool::{Candidate, PoolView};
 
 /// So many waiters before a lease are looked at; when there are more, nothing is left for it anyway.
 const AHEAD: i64 = 256;
 
 const BLUEPRINTS: &str = "SELECT * FROM blueprint WHERE resource_type = $1 ORDER BY name";
-const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
+const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
                           WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
 const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
@@ -45,8 +24,12 @@ fn candidate(row: &sqlx::any::AnyRow) -> Result<Candidate> {
     Ok(Candidate { resource: super::resources::resource(row)?, taken: places(taken.as_deref()) })
 }
 
-fn places(text: Option<&str>) -> Vec<i64> {
-    text.into_iter().flat_map(|text| text.split(' ')).filter_map(|place| place.parse().ok()).collect()
+fn places(text: Option<&str>) -> Vec<(i64, LeaseId)> {
+    let read = |entry: &str| {
+        let (place, holder) = entry.split_once('=')?;
+        Some((place.parse().ok()?, LeaseId::from_stored(holder.to_owned())))
+    };
+    text.into_iter().flat_map(|text| text.split(' ')).filter_map(read).collect()
 }
 
 fn built(rows: &[sqlx::any::AnyRow]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {

@@ -144,6 +144,36 @@ impl Store {
         self.write(move |tx| Box::pin(async move { tx.reap(all).await })).await
     }
 
+    /// Gives a claim back that was not begun.
+    pub async fn hand_back(&self, claim: &Claim) -> Result<()> {
+        let claim = claim.clone();
+        self.write(move |tx| {
+            let claim = claim.clone();
+            Box::pin(async move {
+                let statement = sqlx::query(
+                    "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
+                )
+                .bind(claim.task.to_string())
+                .bind(claim.attempt);
+                if tx.execute(statement).await? == 1 {
+                    tx.tell_ready(claim.root.as_ref());
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Whether a claim has run out without being renewed.
+    pub async fn has_lapsed_claims(&self) -> Result<bool> {
+        let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
+            .bind(self.clock().now())
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)?;
+        Ok(Columns(&row).integer("n")? > 0)
+    }
+
     /// Whether any task is ready or running; for tests and the drain.
     pub async fn is_busy(&self) -> Result<bool> {
         let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state IN ('READY', 'RUNNING')")
@@ -192,7 +222,7 @@ impl Tx {
                  (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
             ),
             // The tree of this root, and whatever that tree waits for, however far away.
-            Scope::Root(root) => sqlx::query(
+            Scope::Root(_) => sqlx::query(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                  (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
                  UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \

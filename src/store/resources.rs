@@ -47,6 +47,7 @@ pub(super) fn resource(row: &AnyRow) -> Result<Resource> {
         check_time: c.maybe_integer("check_time")?,
         end_time: c.maybe_integer("end_time")?,
         permanent: c.flag("permanent")?,
+        torn_down: c.flag("torn_down")?,
         version: c.integer("version")?,
     })
 }
@@ -55,10 +56,32 @@ fn by_id(id: &ResourceId) -> Statement {
     sqlx::query("SELECT * FROM resource WHERE id = $1").bind(id.to_string())
 }
 
+fn placed(lease: &LeaseId) -> Statement {
+    sqlx::query("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id")
+        .bind(lease.to_string())
+}
+
 impl Store {
     /// A resource, or `None`.
     pub async fn find_resource(&self, id: &ResourceId) -> Result<Option<Resource>> {
         by_id(id).fetch_optional(self.readers()).await.map_err(failed)?.as_ref().map(resource).transpose()
+    }
+
+    /// Resources placed on a caller's host lease that are not DESTROYED.
+    pub async fn placed_on(&self, lease: &LeaseId) -> Result<Vec<Resource>> {
+        placed(lease).fetch_all(self.readers()).await.map_err(failed)?.iter().map(resource).collect()
+    }
+
+    /// How many leases on a resource are not DESTROYED yet.
+    pub async fn leases_left_on(&self, id: &ResourceId) -> Result<i64> {
+        let row = sqlx::query(
+            "SELECT count(*) AS n FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN')",
+        )
+        .bind(id.to_string())
+        .fetch_one(self.readers())
+        .await
+        .map_err(failed)?;
+        Columns(&row).integer("n")
     }
 
     /// How many leases sit on a resource now.
@@ -87,9 +110,7 @@ impl Tx {
 
     /// Resources placed on a caller's host lease that are not DESTROYED.
     pub async fn placed_on(&mut self, lease: &LeaseId) -> Result<Vec<Resource>> {
-        let statement = sqlx::query("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id")
-            .bind(lease.to_string());
-        self.fetch(statement).await?.iter().map(resource).collect()
+        self.fetch(placed(lease)).await?.iter().map(resource).collect()
     }
 
     /// Live resources of a blueprint: not DESTROYED.
@@ -105,9 +126,9 @@ impl Tx {
         let statement = bind_resource(
             sqlx::query(
                 "INSERT INTO resource (state, state_reason, state_message, facts, drain_comment, drain_actor, drain_time, problem, \
-                 cleanup_failures, active_time, check_time, end_time, permanent, labels, version, id, name, resource_type, blueprint_id, \
+                 cleanup_failures, active_time, check_time, end_time, permanent, labels, torn_down, version, id, name, resource_type, blueprint_id, \
                  attributes, owner, made_for, root_id, placed_on, lease_limit, depth, ord, create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, \
-                 $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28)",
+                 $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29)",
             ),
             resource,
         )
@@ -159,7 +180,7 @@ impl Tx {
             sqlx::query(
                 "UPDATE resource SET state = $1, state_reason = $2, state_message = $3, facts = $4, drain_comment = $5, drain_actor = $6, \
                  drain_time = $7, problem = $8, cleanup_failures = $9, active_time = $10, check_time = $11, end_time = $12, permanent = $13, \
-                 labels = $14, version = $15 + 1 WHERE id = $16 AND version = $17",
+                 labels = $14, torn_down = $15, version = $16 + 1 WHERE id = $17 AND version = $18",
             ),
             after,
         )
@@ -196,5 +217,6 @@ fn bind_resource(statement: Statement, resource: &Resource) -> Statement {
         .bind(resource.end_time)
         .bind(i64::from(resource.permanent))
         .bind(map(&resource.labels))
+        .bind(i64::from(resource.torn_down))
         .bind(resource.version)
 }

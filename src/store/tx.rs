@@ -120,11 +120,11 @@ impl Tx {
     /// Takes all of these slots for `holder`, or none.
     ///
     /// # Errors
-    /// `INTERNAL` with the slot that someone else has: whoever planned on an older snapshot plans again.
+    /// `ETAG_MISMATCH` with the slot that someone else has: whoever planned on an older snapshot plans again.
     pub async fn take_slots(&mut self, holder: &Subject, epoch: i64, slots: &[Slot]) -> Result<()> {
         for slot in slots {
             if !self.try_slot(holder, epoch, slot).await? {
-                return Err(Error::new(Reason::Internal, format!("the slot {} was taken meanwhile", slot.key())));
+                return Err(Error::new(Reason::EtagMismatch, format!("the slot {} was taken meanwhile", slot.key())));
             }
         }
         Ok(())

@@ -2,4 +2,7 @@
 
 mod blueprints;
 mod cli;
+mod exec;
+mod exec_ends;
+mod place;
 mod protocol;

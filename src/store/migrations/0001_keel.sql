@@ -12,7 +12,7 @@ CREATE TABLE resource (
     state TEXT NOT NULL CHECK (state IN ('PENDING', 'ACTIVE', 'RELEASED', 'BROKEN', 'DESTROYED')),
     state_reason TEXT NOT NULL, state_message TEXT NOT NULL, facts TEXT NOT NULL, attributes TEXT NOT NULL, labels TEXT NOT NULL, owner TEXT NOT NULL,
     made_for TEXT, root_id TEXT, placed_on TEXT, lease_limit BIGINT NOT NULL, depth BIGINT NOT NULL, ord BIGINT NOT NULL,
-    drain_comment TEXT, drain_actor TEXT, drain_time BIGINT, problem TEXT NOT NULL, cleanup_failures BIGINT NOT NULL, permanent BIGINT NOT NULL,
+    drain_comment TEXT, drain_actor TEXT, drain_time BIGINT, problem TEXT NOT NULL, cleanup_failures BIGINT NOT NULL, permanent BIGINT NOT NULL, torn_down BIGINT NOT NULL,
     create_time BIGINT NOT NULL, active_time BIGINT, check_time BIGINT, end_time BIGINT, version BIGINT NOT NULL);
 CREATE INDEX resource_live ON resource (resource_type, id) WHERE state IN ('PENDING', 'ACTIVE');
 CREATE INDEX resource_of ON resource (blueprint_id) WHERE state <> 'DESTROYED';
@@ -24,9 +24,9 @@ CREATE TABLE lease (
     id TEXT PRIMARY KEY, resource_type TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('PENDING', 'ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN', 'DESTROYED')),
     state_reason TEXT NOT NULL, state_message TEXT NOT NULL, attributes TEXT NOT NULL, resource_labels TEXT NOT NULL, blueprints TEXT NOT NULL,
-    facts TEXT NOT NULL, labels TEXT NOT NULL, owner TEXT NOT NULL, resource_id TEXT, parent_id TEXT, need TEXT, root_id TEXT NOT NULL,
+    facts TEXT NOT NULL, labels TEXT NOT NULL, owner TEXT NOT NULL, resource_id TEXT, blueprint_id TEXT, parent_id TEXT, need TEXT, root_id TEXT NOT NULL,
     depth BIGINT NOT NULL, priority BIGINT NOT NULL, ord BIGINT NOT NULL, epoch BIGINT NOT NULL, ttl BIGINT, max_ttl BIGINT NOT NULL,
-    create_time BIGINT NOT NULL, queue_expire_time BIGINT, acquire_time BIGINT, active_time BIGINT, expire_time BIGINT, renew_time BIGINT,
+    create_time BIGINT NOT NULL, queue_expire_time BIGINT, build_time BIGINT, acquire_time BIGINT, active_time BIGINT, expire_time BIGINT, renew_time BIGINT,
     use_time BIGINT, end_time BIGINT, destroy_time BIGINT, allocating TEXT, reacquires BIGINT NOT NULL, waiting TEXT, version BIGINT NOT NULL);
 CREATE INDEX lease_queue ON lease (resource_type, ord, id) WHERE state = 'PENDING';
 CREATE INDEX lease_on ON lease (resource_id) WHERE state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN');

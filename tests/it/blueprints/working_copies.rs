@@ -150,7 +150,7 @@ async fn many_at_once_share_one_mirror_and_a_torn_one_is_made_anew() {
     let yard = Yard::new();
     let repository = yard.repository("site");
     let url = repository.to_str().unwrap();
-    let copies = (0..8).map(|_| copy(&yard, &[("repository", url)]));
+    let copies = (0..8).map(|_| async { copy(&yard, &[("repository", url)]).await });
     for (_, facts) in futures::future::join_all(copies).await {
         assert_eq!(facts.unwrap()["ref"], "main");
     }

@@ -125,6 +125,8 @@ impl Yard {
             active_time: None,
             check_time: None,
             end_time: None,
+            permanent: false,
+            torn_down: false,
             version: 1,
         };
         let spec = LeaseSpec { resource_type: resource_type.clone(), attributes, ..LeaseSpec::default() };
@@ -282,6 +284,7 @@ fn lease(spec: LeaseSpec, resource: &Resource) -> Lease {
         labels: StringMap::new(),
         owner: "local".to_owned(),
         resource_id: Some(resource.id.clone()),
+        blueprint_id: Some(resource.blueprint_id.clone()),
         parent: None,
         depth: 0,
         priority: 0,
@@ -291,6 +294,7 @@ fn lease(spec: LeaseSpec, resource: &Resource) -> Lease {
         max_ttl: 0,
         create_time: NOW,
         queue_expire_time: None,
+        build_time: None,
         acquire_time: None,
         active_time: None,
         expire_time: None,
