@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|word| word == drydock::host::local::SUBCOMMAND) {
-        return drydock::host::local::supervise();
+    // Roles in which this binary starts itself; they are no commands.
+    let mut words = std::env::args_os().skip(1);
+    match words.next() {
+        Some(word) if word == drydock::host::local::SUBCOMMAND => drydock::host::local::supervise(),
+        Some(word) if word == drydock::httpd::serve::SUBCOMMAND => drydock::httpd::serve::main(words),
+        _ => drydock::cli::main(std::env::args_os()),
     }
-    ExitCode::SUCCESS
 }

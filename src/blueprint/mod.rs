@@ -1,13 +1,26 @@
 //! Blueprints: how resources come to be. One file per kind.
 //!
-//! To add a kind: a file with a [`Kind`] as data and an implementation of [`Blueprint`], and one line in [`all`].
+//! To add a kind: a file with a [`Kind`] as data and an implementation of [`Blueprint`], and its two lines in
+//! [`registry`].
 //!
 //! A blueprint's methods are re-entrant and idempotent (they run again after a crash, from the start), never wait for
 //! other leases or other tasks (they say [`Step::Needs`] instead), and touch neither the database nor the queue. Work
 //! of their own, a clone or a `make`, they do in place.
 
+pub mod complaint;
+pub mod composite;
+pub mod document;
+mod git;
+pub mod local_host;
+pub mod port;
+pub mod registry;
+mod repository;
+pub mod storage;
+pub mod webroot;
+pub mod working_copy;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +31,11 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::model::id::LeaseId;
+use crate::model::pool::Demand;
 use crate::model::slot::Slot;
 use crate::model::{Blueprint as Record, Field, Kind, Lease, LeaseSpec, Resource, StringMap, kind};
+
+pub use registry::{KINDS, Registry, all};
 
 /// What one step of building, setting up or taking down came to.
 #[derive(Debug)]
@@ -27,6 +43,8 @@ pub enum Step {
     /// Done; the facts of the resource (from `prepare`: further facts of this lease).
     Ready(StringMap),
     /// Goes on when these leases are ACTIVE; all of one round are made together. Names that exist already are kept.
+    /// Going on earlier, each time that one of them becomes ACTIVE, is welcome: a composite then runs the steps of its
+    /// early parts while the late ones are still being made.
     Needs(Vec<Need>),
     /// Goes on when it holds the first free one of these slots; those it held of the same scope are freed.
     Exclusive(Vec<Slot>),
@@ -141,6 +159,8 @@ pub struct Context {
     pub needs: BTreeMap<String, Met>,
     /// Slots that the resource holds.
     pub slots: Vec<Slot>,
+    /// In `build`: the roots of the owner's ACTIVE leases on the same host, where a document root may lie.
+    pub neighbours: Vec<(LeaseId, PathBuf)>,
     /// The log of external effects.
     pub effects: Arc<dyn Effects>,
     /// Cancelled when nobody wants the outcome any more: give up soon, leave what `destroy` can take down.
@@ -172,6 +192,57 @@ impl Context {
     pub fn folder(&self, place: &Place) -> PathBuf {
         place.host.data_dir().join("resources").join(self.resource.id.as_str())
     }
+
+    /// A folder beside it, for what the lease's own calls must not see.
+    #[must_use]
+    pub fn side_folder(&self, place: &Place, ending: &str) -> PathBuf {
+        place.host.data_dir().join("resources").join(format!("{}.{ending}", self.resource.id))
+    }
+
+    /// The endpoint of what lies on the machine of the lease `host`.
+    #[must_use]
+    pub fn on_host(&self, quota: Option<u64>) -> Option<Endpoint> {
+        let host = self.needs.get("host")?;
+        let root = self.folder(host.place.as_ref()?);
+        Some(Endpoint::On { lease: host.lease.id.clone(), root, quota })
+    }
+
+    /// Ends the processes of the lease wherever they may run; for `clean`.
+    ///
+    /// # Errors
+    /// A failure to be tried again.
+    pub async fn end_lease_processes(&self) -> Result<(), Step> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        for place in self.needs.values().filter_map(|met| met.place.as_ref()) {
+            place.host.end_strays(lease.id.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the resource's own processes and removes these folders; for `destroy`. Without a host nothing is left.
+    ///
+    /// # Errors
+    /// A failure to be tried again.
+    pub async fn remove_from_host(&self, folders: &[PathBuf]) -> Result<(), Step> {
+        let Ok(place) = self.place_of("host") else { return Ok(()) };
+        place.host.end_strays(self.resource.id.as_str()).await?;
+        for folder in folders {
+            place.host.remove_folder(folder).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Both arms of a step that was written with `?`.
+fn settle(step: Result<Step, Step>) -> Step {
+    match step {
+        Ok(step) | Err(step) => step,
+    }
+}
+
+/// A path as a fact.
+fn path_fact(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 impl Need {
@@ -220,6 +291,11 @@ pub trait Blueprint: Send + Sync {
         self.describe().resource_type.to_owned()
     }
 
+    /// The JSON Schema of its configuration.
+    fn config_schema(&self) -> Value {
+        kind::json_schema(self.describe().config, false)
+    }
+
     /// The interfaces of what it makes under this configuration.
     fn interfaces(&self, _config: &Value) -> Vec<String> {
         self.describe().interfaces.iter().map(ToString::to_string).collect()
@@ -228,6 +304,14 @@ pub trait Blueprint: Send + Sync {
     /// The types that it leases itself under this configuration, once per lease it takes.
     fn needs(&self, _config: &Value) -> Vec<String> {
         self.describe().needs.iter().map(ToString::to_string).collect()
+    }
+
+    /// What a resource leases while it lives, for the check that demand can ever fit. What is leased beside a host is
+    /// placed on that host.
+    fn demand(&self, config: &Value) -> Vec<Demand> {
+        let placed = |resource_type: &str| resource_type != "host";
+        let needs = self.needs(config).into_iter();
+        needs.map(|resource_type| Demand { placed: placed(&resource_type), resource_type }).collect()
     }
 
     /// Checks a configuration.
@@ -249,6 +333,11 @@ pub trait Blueprint: Send + Sync {
 
     /// The next step of building: [`Step::Ready`] makes the resource ACTIVE.
     async fn build(&self, ctx: &Context) -> Step;
+
+    /// Facts of a lease on the resource, before [`Blueprint::prepare`] adds its own.
+    fn lease_facts(&self, resource: &Resource, _lease: &Lease) -> StringMap {
+        resource.facts.clone()
+    }
 
     /// Sets a lease up on the ACTIVE resource.
     async fn prepare(&self, _ctx: &Context) -> Step {

@@ -124,6 +124,11 @@ pub trait Host: Send + Sync {
     /// The address under which the machine's ports are reached from the daemon, for example `127.0.0.1`.
     fn address(&self) -> &str;
 
+    /// Drydock's own binary on this machine, absolute; `None` where it is not installed.
+    fn executable(&self) -> Option<&Path> {
+        None
+    }
+
     /// Starts a command in its own process group. A program that does not exist ends with code 127, not with an error.
     ///
     /// # Errors
@@ -209,3 +214,4 @@ pub trait Host: Send + Sync {
 pub mod files;
 pub mod local;
 pub mod run;
+pub mod turns;

@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod filesystem;
+pub mod httpd;
 pub mod text;

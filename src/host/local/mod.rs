@@ -36,6 +36,7 @@ const SURVIVES: Duration = Duration::from_secs(5);
 /// This machine.
 pub struct LocalHost {
     data_dir: PathBuf,
+    executable: PathBuf,
     spawner: Spawner,
 }
 
@@ -43,7 +44,8 @@ impl LocalHost {
     /// `data_dir` is absolute; `executable` is this binary, whose subcommand [`SUBCOMMAND`] runs [`supervise`].
     #[must_use]
     pub fn new(data_dir: PathBuf, executable: PathBuf) -> Self {
-        Self { data_dir, spawner: Spawner::new(Supervisor::new(executable)) }
+        let spawner = Spawner::new(Supervisor::new(executable.clone()));
+        Self { data_dir, executable, spawner }
     }
 }
 
@@ -82,6 +84,10 @@ impl Host for LocalHost {
 
     fn address(&self) -> &str {
         ADDRESS
+    }
+
+    fn executable(&self) -> Option<&Path> {
+        Some(&self.executable)
     }
 
     async fn spawn(&self, command: Command) -> Result<Process> {

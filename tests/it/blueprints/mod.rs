@@ -1,0 +1,8 @@
+//! Blueprints on the real local host, with real git and real sockets. Only the engine is played, by [`Yard`].
+
+mod composites;
+mod documents;
+mod places;
+mod webroots;
+mod working_copies;
+mod yard;
