@@ -74,7 +74,7 @@ async fn ports_are_exclusive_and_those_of_strangers_are_passed_over() {
     assert_eq!(ports, BTreeSet::from([first.to_string(), (first + 2).to_string()]));
 
     // Granted, and then taken by a stranger before it was looked at again.
-    let mut ctx = yard.context("port", json!({}), &[]);
+    let mut ctx = yard.context("port", yard.ports.clone(), &[]);
     let host = yard.meet(&Need { name: "host".to_owned(), spec: host() }).await.unwrap();
     ctx.needs.insert("host".to_owned(), host);
     let blueprint = yard.registry.find("port").unwrap();
