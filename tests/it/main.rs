@@ -5,5 +5,7 @@ mod cli;
 mod exec;
 mod exec_ends;
 mod files;
+mod harness;
 mod place;
 mod protocol;
+mod rpc;
