@@ -2,14 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
 
-mod place;
-
-mod exec;
-mod exec_ends;
-mod files;
 mod blueprints;
 mod cli;
 mod exec;
 mod exec_ends;
+mod files;
 mod place;
 mod protocol;
