@@ -1,1 +1,270 @@
-//! Which resource a lease gets, or what has to happen first: pure decisions over a snapshot.
+//! Which resource a lease gets, or what has to happen first. Pure: a snapshot in, a plan out.
+//!
+//! Order of choice: a resource with room (pack: the fullest; spread: an unused one), wait for the one that is being
+//! built for this lease, build when a limit allows, share (spread: the emptiest), park. What the leases ahead in the
+//! queue will take is not there for this one: room is dealt out in the order of the queue, on paper, before this lease is looked at.
+//! [`plan`] decides and explains at once: the verdicts are those the decision was made with.
+
+mod capacity;
+mod verdict;
+
+use std::collections::BTreeMap;
+
+pub use capacity::{NeverFits, can_ever_fit, circle};
+pub use verdict::Verdict;
+
+use crate::model::id::{BlueprintId, ResourceId};
+use crate::model::pool::{Candidate, PoolView};
+use crate::model::slot::free_place;
+use crate::model::{Blueprint, Kind, Lease, LeaseSpec, Placement, Resource, ResourceState, Waiting};
+
+/// What the allocator must know of kinds; data and pure checks.
+pub trait Rules: Send + Sync {
+    /// A kind by its name; `None` when this binary does not have it.
+    fn kind(&self, name: &str) -> Option<&'static Kind>;
+
+    /// Whether the blueprint takes these attributes.
+    ///
+    /// # Errors
+    /// Why not, in one line.
+    fn admits(&self, blueprint: &Blueprint, spec: &LeaseSpec) -> Result<(), String>;
+}
+
+/// What happens to a lease next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// It gets this place.
+    Take {
+        /// Of this resource.
+        resource: Resource,
+        /// Number of the place.
+        place: i64,
+    },
+    /// A resource is built for it.
+    Build {
+        /// By this blueprint.
+        blueprint: Blueprint,
+        /// In this place of its limit; `None` when it has none.
+        place: Option<i64>,
+    },
+    /// It waits for the resource that is being built for it.
+    Await(ResourceId),
+    /// It waits until capacity is free.
+    Park,
+    /// Nothing that could ever serve it is left.
+    Gone,
+}
+
+/// A plan and its reasons.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// What happens.
+    pub plan: Plan,
+    /// There is room for more after this: a baton goes on.
+    pub more: bool,
+    /// Why it waits, when it does.
+    pub waiting: Option<Waiting>,
+    /// All candidates in the order tried.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Room as it is dealt out, on paper.
+struct Room<'v> {
+    view: &'v PoolView,
+    /// Free places by candidate.
+    places: Vec<i64>,
+    /// Places for new resources by blueprint; `None` is no limit.
+    builds: BTreeMap<BlueprintId, Option<i64>>,
+}
+
+/// Decides for `lease`.
+#[must_use]
+pub fn plan(lease: &Lease, view: &PoolView, rules: &dyn Rules) -> Decision {
+    let mut room = Room::new(view, rules);
+    let dealt = room.deal_to_those_ahead(rules);
+    let verdicts = verdict::all(lease, view, rules, &room);
+    let chosen = choose(lease, view, rules, &room);
+    room.spend(&chosen);
+    let more = room.is_left();
+    let waiting = verdict::waiting(&chosen, lease, view, rules, dealt, &verdicts);
+    Decision { plan: chosen, more, waiting, verdicts }
+}
+
+fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) -> Plan {
+    if let Some(own) = own_resource(lease, view) {
+        match (own.resource.state, own.free_place()) {
+            (ResourceState::Active, Some(place)) if verdict::reject_resource(lease, own, view, rules).is_none() => {
+                return Plan::Take { resource: own.resource.clone(), place };
+            }
+            _ => {}
+        }
+    }
+    let mut spread_later: Option<(&Candidate, i64)> = None;
+    for blueprint in in_rank(view, rules) {
+        let with_room: Vec<(&Candidate, i64)> = view
+            .candidates
+            .iter()
+            .zip(&room.places)
+            .filter(|(candidate, free)| {
+                **free > 0
+                    && candidate.resource.blueprint_id == blueprint.id
+                    && verdict::reject_resource(lease, candidate, view, rules).is_none()
+            })
+            .filter_map(|(candidate, _)| candidate.free_place().map(|place| (candidate, place)))
+            .collect();
+        let best = match blueprint.limits.placement {
+            Placement::Pack => with_room.iter().copied().max_by(|a, b| {
+                a.0.taken.len().cmp(&b.0.taken.len()).then_with(|| b.0.resource.id.cmp(&a.0.resource.id))
+            }),
+            Placement::Spread => {
+                let emptiest = with_room.iter().copied().min_by_key(|(candidate, _)| candidate.taken.len());
+                match emptiest {
+                    Some((candidate, _)) if !candidate.taken.is_empty() => {
+                        spread_later = spread_later.or(emptiest);
+                        None
+                    }
+                    other => other,
+                }
+            }
+        };
+        if let Some((candidate, place)) = best {
+            return Plan::Take { resource: candidate.resource.clone(), place };
+        }
+    }
+    if let Some(own) = own_resource(lease, view)
+        && own.resource.state == ResourceState::Pending
+    {
+        return Plan::Await(own.resource.id.clone());
+    }
+    for blueprint in in_rank(view, rules) {
+        if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
+            continue;
+        }
+        match room.builds.get(&blueprint.id) {
+            Some(None) => return Plan::Build { blueprint: blueprint.clone(), place: None },
+            Some(Some(left)) if *left > 0 => {
+                let taken = view.built.get(&blueprint.id).cloned().unwrap_or_default();
+                let limit = limit_of(blueprint, rules).unwrap_or(i64::MAX);
+                if let Some(place) = free_place(limit, &taken) {
+                    return Plan::Build { blueprint: blueprint.clone(), place: Some(place) };
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some((candidate, place)) = spread_later {
+        return Plan::Take { resource: candidate.resource.clone(), place };
+    }
+    let possible = view
+        .blueprints
+        .iter()
+        .any(|blueprint| verdict::reject_blueprint(lease, blueprint, rules).is_none_or(|reason| reason.passes));
+    if possible { Plan::Park } else { Plan::Gone }
+}
+
+fn own_resource<'v>(lease: &Lease, view: &'v PoolView) -> Option<&'v Candidate> {
+    let own = lease.allocating.as_ref()?;
+    view.candidates.iter().find(|candidate| candidate.resource.id == *own)
+}
+
+/// Blueprints in the order tried: rank, then name.
+fn in_rank<'v>(view: &'v PoolView, rules: &dyn Rules) -> Vec<&'v Blueprint> {
+    let rank = |blueprint: &Blueprint| {
+        blueprint.limits.rank.or_else(|| rules.kind(&blueprint.kind).map(|kind| kind.rank)).unwrap_or(0)
+    };
+    let mut blueprints: Vec<&Blueprint> = view.blueprints.iter().collect();
+    blueprints.sort_by(|a, b| rank(b).cmp(&rank(a)).then_with(|| a.name.cmp(&b.name)));
+    blueprints
+}
+
+/// How many resources a blueprint may have; `None` is no limit.
+#[must_use]
+pub fn limit_of(blueprint: &Blueprint, rules: &dyn Rules) -> Option<i64> {
+    blueprint.limits.max_resources.or_else(|| rules.kind(&blueprint.kind).and_then(|kind| kind.max_resources))
+}
+
+/// How many leases a resource of a blueprint takes at once.
+#[must_use]
+pub fn leases_of(blueprint: &Blueprint, rules: &dyn Rules) -> i64 {
+    blueprint
+        .limits
+        .leases_per_resource
+        .or_else(|| rules.kind(&blueprint.kind).map(|kind| kind.leases_per_resource))
+        .unwrap_or(1)
+}
+
+impl<'v> Room<'v> {
+    fn new(view: &'v PoolView, rules: &dyn Rules) -> Self {
+        let places = view.candidates.iter().map(Candidate::free).collect();
+        let builds = view
+            .blueprints
+            .iter()
+            .map(|blueprint| {
+                let built =
+                    view.built.get(&blueprint.id).map_or(0, |places| i64::try_from(places.len()).unwrap_or(i64::MAX));
+                (blueprint.id.clone(), limit_of(blueprint, rules).map(|limit| limit - built))
+            })
+            .collect();
+        Self { view, places, builds }
+    }
+
+    /// Gives each lease ahead what it would take; how many of them got nothing.
+    fn deal_to_those_ahead(&mut self, rules: &dyn Rules) -> usize {
+        let mut empty_handed = 0;
+        for ahead in &self.view.ahead {
+            if !self.deal_place(ahead, rules) && !self.deal_build(ahead, rules) {
+                empty_handed += 1;
+            }
+        }
+        empty_handed
+    }
+
+    fn deal_place(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
+        let fitting = self.view.candidates.iter().zip(&mut self.places).find(|(candidate, free)| {
+            **free > 0 && verdict::reject_resource(lease, candidate, self.view, rules).is_none()
+        });
+        fitting.is_some_and(|(_, free)| {
+            *free -= 1;
+            true
+        })
+    }
+
+    fn deal_build(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
+        for blueprint in &self.view.blueprints {
+            if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
+                continue;
+            }
+            match self.builds.get_mut(&blueprint.id) {
+                Some(None) => return true,
+                Some(Some(left)) if *left > 0 => {
+                    *left -= 1;
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
+    }
+
+    fn spend(&mut self, plan: &Plan) {
+        match plan {
+            Plan::Take { resource, .. } => {
+                if let Some(index) =
+                    self.view.candidates.iter().position(|candidate| candidate.resource.id == resource.id)
+                {
+                    self.places[index] -= 1;
+                }
+            }
+            Plan::Build { blueprint, .. } => {
+                if let Some(Some(left)) = self.builds.get_mut(&blueprint.id) {
+                    *left -= 1;
+                }
+            }
+            Plan::Await(_) | Plan::Park | Plan::Gone => {}
+        }
+    }
+
+    fn is_left(&self) -> bool {
+        self.places.iter().any(|free| *free > 0) || self.builds.values().any(|left| left.is_none_or(|left| left > 0))
+    }
+}

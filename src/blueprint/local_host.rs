@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::registry::lease_folder;
-use super::{Blueprint, Context, Endpoint, Step, settle};
+use super::{Blueprint, Context, Endpoint, Step, path_fact, settle};
 use crate::host::{Host, Place};
-use crate::model::{Kind, StringMap};
+use crate::model::{Kind, Lease, Resource, StringMap};
 
 /// What it is.
 pub static KIND: Kind = Kind {
@@ -26,8 +26,8 @@ pub static KIND: Kind = Kind {
     instant: true,
 };
 
-/// The facts it promises. What differs between its leases, the folder, is in the endpoint.
-pub const FACTS: &[&str] = &["address"];
+/// The facts it promises to its leases.
+pub const FACTS: &[&str] = &["address", "path"];
 
 /// Hands out this machine.
 pub struct LocalHost {
@@ -52,6 +52,16 @@ impl Blueprint for LocalHost {
             Ok(()) => Step::Ready(StringMap::from([("address".to_owned(), self.host.address().to_owned())])),
             Err(error) => error.into(),
         }
+    }
+
+    fn lease_facts(&self, resource: &Resource, lease: &Lease) -> StringMap {
+        let path = path_fact(&lease_folder(self.host.as_ref(), lease.id.as_str()));
+        resource
+            .facts
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .chain([("path".to_owned(), path)])
+            .collect()
     }
 
     async fn clean(&self, ctx: &Context) -> Step {

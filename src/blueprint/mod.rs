@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::model::id::LeaseId;
+use crate::model::pool::Demand;
 use crate::model::slot::Slot;
 use crate::model::{Blueprint as Record, Field, Kind, Lease, LeaseSpec, Resource, StringMap, kind};
 
@@ -305,6 +306,14 @@ pub trait Blueprint: Send + Sync {
         self.describe().needs.iter().map(ToString::to_string).collect()
     }
 
+    /// What a resource leases while it lives, for the check that demand can ever fit. What is leased beside a host is
+    /// placed on that host.
+    fn demand(&self, config: &Value) -> Vec<Demand> {
+        let placed = |resource_type: &str| resource_type != "host";
+        let needs = self.needs(config).into_iter();
+        needs.map(|resource_type| Demand { placed: placed(&resource_type), resource_type }).collect()
+    }
+
     /// Checks a configuration.
     ///
     /// # Errors
@@ -324,6 +333,11 @@ pub trait Blueprint: Send + Sync {
 
     /// The next step of building: [`Step::Ready`] makes the resource ACTIVE.
     async fn build(&self, ctx: &Context) -> Step;
+
+    /// Facts of a lease on the resource, before [`Blueprint::prepare`] adds its own.
+    fn lease_facts(&self, resource: &Resource, _lease: &Lease) -> StringMap {
+        resource.facts.clone()
+    }
 
     /// Sets a lease up on the ACTIVE resource.
     async fn prepare(&self, _ctx: &Context) -> Step {

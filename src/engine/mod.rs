@@ -1,18 +1,67 @@
-//! Where store, scheduler, allocator and blueprints meet.
+//! Where store, scheduler, allocator and blueprints meet: a task's step means "look at the subject, do the next thing".
+//!
+//! `lease` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`, `explain`
+//! and `watch` what callers ask for, `admin` what operators do.
+
+mod acquire;
+mod admin;
+mod blueprints;
+mod caller;
+mod context;
+mod effects;
+mod explain;
+mod housekeeping;
+mod lease;
+mod narrate;
+mod release;
+mod resource;
+mod running;
+mod steps;
+mod view;
+mod watch;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+pub use acquire::Acquire;
+pub use blueprints::{Applied, BlueprintDraft, KindView};
+pub use caller::{Caller, RequestKey};
+pub use explain::{ExplainSubject, Explanation};
+pub use view::{LeaseView, Receipt, ResourceView};
+pub use watch::{EventWatch, LeaseUpdate, LeaseWatch, event_cursor, parse_event_cursor};
+
+use crate::blueprint::Registry;
+use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::model::Lease;
+use crate::model::id::LeaseId;
+use crate::model::{Lease, LeaseState};
+use crate::scheduler::{self, Scheduler};
+use crate::store::{Daemon, Location, Store};
+use running::Running;
 
-/// Who asks: what they own they see; admins see all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// For example `uid:1000@build-7`.
-    pub principal: String,
-    /// Sees and touches everyone's.
-    pub admin: bool,
+/// How an engine runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The SQLite file.
+    pub database: PathBuf,
+    /// Workers of the queue.
+    pub workers: usize,
+    /// The queue's slow sweep; only tests switch it off.
+    pub sweep: bool,
+    /// How long what has ended is kept.
+    pub retention: std::time::Duration,
+    /// Whether the local host and the stock kinds become blueprints when there are none.
+    pub stock_blueprints: bool,
+    /// This machine's name.
+    pub machine: String,
+    /// Where this daemon is reached.
+    pub address: String,
 }
 
 /// An interface of an ACTIVE lease of the caller, ready to be used.
@@ -25,15 +74,182 @@ pub struct Opened {
     pub ended: CancellationToken,
 }
 
-/// The engine.
-pub struct Engine {}
+/// The engine of one daemon.
+pub struct Engine {
+    store: Store,
+    registry: Registry,
+    clock: SharedClock,
+    daemon: Daemon,
+    scheduler: OnceLock<Arc<Scheduler>>,
+    running: Running,
+    /// Tokens of leases whose interfaces are open; cancelled when the lease ends.
+    open: Mutex<HashMap<LeaseId, CancellationToken>>,
+    /// Last use of leases, written down now and then: a durable commit per call would cost more than the call.
+    used: Mutex<HashMap<LeaseId, Micros>>,
+    draining: AtomicBool,
+    /// Ended by [`Engine::stop`].
+    stop: CancellationToken,
+    /// Ended by [`Engine::begin_drain`]: watches end.
+    drain: CancellationToken,
+    background: TaskTracker,
+}
 
 impl Engine {
+    /// Opens the store, takes over what a dead daemon left, and starts the workers.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn start(settings: &Settings, registry: Registry, clock: SharedClock) -> Result<Arc<Self>> {
+        let store = Store::open(&Location { path: settings.database.clone() }, Arc::clone(&clock)).await?;
+        let now = clock.now();
+        let daemon = Daemon {
+            id: format!("daemon_{}", ulid_part(now)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: settings.machine.clone(),
+            address: settings.address.clone(),
+            start_time: now,
+            seen_time: now,
+            draining: false,
+            claims: 0,
+        };
+        let engine = Arc::new(Self {
+            store: store.clone(),
+            registry,
+            clock,
+            daemon: daemon.clone(),
+            scheduler: OnceLock::new(),
+            running: Running::default(),
+            open: Mutex::default(),
+            used: Mutex::default(),
+            draining: AtomicBool::new(false),
+            stop: CancellationToken::new(),
+            drain: CancellationToken::new(),
+            background: TaskTracker::new(),
+        });
+        engine.store.daemon_lives(&daemon).await?;
+        if settings.stock_blueprints {
+            engine.make_stock_blueprints().await?;
+        }
+        engine.background.spawn(running::follow(Arc::clone(&engine), store.news()));
+        let settings_of_queue =
+            scheduler::Settings { workers: settings.workers, sweep: settings.sweep, daemon: daemon.id.clone() };
+        let steps = Arc::new(steps::EngineSteps(Arc::clone(&engine)));
+        let scheduler = Scheduler::start(store, steps, &settings_of_queue).await?;
+        // Set once, here, before anyone else has the engine.
+        let _ = engine.scheduler.set(scheduler);
+        engine.background.spawn(housekeeping::keep(Arc::clone(&engine), settings.retention));
+        Ok(engine)
+    }
+
+    /// No new leases from now on, and watches end; running calls and steps go on.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.drain.cancel();
+    }
+
+    /// Whether [`Engine::begin_drain`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Hands claims back and returns when no step runs any more.
+    pub async fn stop(&self) {
+        self.begin_drain();
+        self.running.cancel_all();
+        if let Some(scheduler) = self.scheduler.get() {
+            scheduler.stop();
+            scheduler.stopped().await;
+        }
+        self.stop.cancel();
+        self.background.close();
+        self.background.wait().await;
+        if let Err(error) = self.flush_uses().await {
+            tracing::warn!(error = %crate::error::report(&error), "cannot write the last uses of leases");
+        }
+    }
+
+    /// The store, for what only reads.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// This daemon's id.
+    #[must_use]
+    pub fn daemon_id(&self) -> &str {
+        &self.daemon.id
+    }
+
+    /// The clock now.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
     /// Resolves an interface of a lease to where it is.
     ///
     /// # Errors
     /// `LEASE_NOT_FOUND`, `LEASE_NOT_ACTIVE`, `LEASE_EXPIRED`, `INTERFACE_NOT_SUPPORTED`.
-    pub async fn open(&self, _caller: &Caller, _lease_id: &str, _interface: &str) -> Result<Opened> {
-        Err(Error::new(Reason::Internal, "not built yet"))
+    pub async fn open(&self, caller: &Caller, lease_id: &str, interface: &str) -> Result<Opened> {
+        let lease = self.find_own_lease(caller, lease_id).await?;
+        // The token first, the state second: an end in between is seen by one or the other.
+        let ended = self.token_of(&lease.id);
+        let lease = self.active_lease(&lease.id).await.inspect_err(|_| self.forget_token(&lease.id))?;
+        let place = self.place_of(&lease, interface).await?;
+        let Some(place) = place else {
+            return Err(Error::new(
+                Reason::InterfaceNotSupported,
+                format!("the lease {} on a {} does not offer {interface:?}", lease.id, lease.spec.resource_type),
+            ));
+        };
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.id.clone(), self.clock.now());
+        Ok(Opened { lease, place, ended })
     }
+
+    async fn active_lease(&self, id: &LeaseId) -> Result<Lease> {
+        let lease = self.store.find_lease(id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?;
+        match lease.state {
+            LeaseState::Active if lease.expire_time.is_some_and(|at| at <= self.clock.now()) => Err(expired(id)),
+            LeaseState::Active => Ok(lease),
+            _ if lease.state_reason == "EXPIRED" => Err(expired(id)),
+            state => Err(Error::new(
+                Reason::LeaseNotActive,
+                format!(
+                    "the lease {id} is {}{}; interfaces need an ACTIVE lease",
+                    state.as_str(),
+                    if lease.state_reason.is_empty() { String::new() } else { format!(" ({})", lease.state_reason) }
+                ),
+            )
+            .with("state", state.as_str())),
+        }
+    }
+
+    fn token_of(&self, id: &LeaseId) -> CancellationToken {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone()
+    }
+
+    fn forget_token(&self, id: &LeaseId) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The lease has ended: whatever goes through it ends.
+    fn end_token(&self, id: &LeaseId) {
+        if let Some(token) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
+            token.cancel();
+        }
+    }
+
+    fn scheduler(&self) -> Result<&Arc<Scheduler>> {
+        self.scheduler.get().ok_or_else(|| Error::new(Reason::ServerDraining, "the daemon is starting; try again"))
+    }
+}
+
+fn expired(id: &LeaseId) -> Error {
+    Error::new(Reason::LeaseExpired, format!("the lease {id} has expired; acquire a new one, and renew it in time"))
+}
+
+fn ulid_part(now: Micros) -> String {
+    let id = crate::model::id::ProcessId::new(now);
+    id.as_str().trim_start_matches(crate::model::id::ProcessId::PREFIX).to_owned()
 }

@@ -58,6 +58,12 @@ impl LeaseState {
         )
     }
 
+    /// As [`LeaseState::may_become`], or through several states in one commit, as a warm lease does.
+    #[must_use]
+    pub const fn reaches(self, next: Self) -> bool {
+        self.may_become(next) || matches!((self, next), (Self::Pending, Self::Active))
+    }
+
     /// PENDING, ACQUIRED or ACTIVE: it still holds or wants something.
     #[must_use]
     pub const fn is_live(self) -> bool {
@@ -105,6 +111,8 @@ pub struct Lease {
     pub owner: String,
     /// Set from ACQUIRED on.
     pub resource_id: Option<ResourceId>,
+    /// Blueprint of that resource.
+    pub blueprint_id: Option<BlueprintId>,
     /// The resource that needs this lease, and under which name; `None` on a root.
     pub parent: Option<(ResourceId, String)>,
     /// The root of its tree; its own id on a root.
@@ -125,6 +133,8 @@ pub struct Lease {
     pub create_time: Micros,
     /// When a pending lease gives up.
     pub queue_expire_time: Option<Micros>,
+    /// When a resource began to be built for it, the last time.
+    pub build_time: Option<Micros>,
     /// When it got its resource last.
     pub acquire_time: Option<Micros>,
     /// When it became ACTIVE.

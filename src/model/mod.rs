@@ -11,6 +11,7 @@ pub mod id;
 pub mod kind;
 pub mod labels;
 pub mod lease;
+pub mod pool;
 pub mod resource;
 pub mod slot;
 pub mod task;

@@ -120,6 +120,10 @@ pub struct Resource {
     pub check_time: Option<Micros>,
     /// When RELEASED or BROKEN.
     pub end_time: Option<Micros>,
+    /// It broke in a way that another try cannot mend: whoever waits for it breaks too.
+    pub permanent: bool,
+    /// It is taken down outside; only its sub-leases and slots are left to give back.
+    pub torn_down: bool,
     /// Raised with every write; the etag.
     pub version: i64,
 }

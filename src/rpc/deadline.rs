@@ -269,7 +269,6 @@ mod tests {
         let answer = service.oneshot(request("40m")).await.unwrap();
         let collected = answer.into_body().collect().await.unwrap();
         assert_deadline(collected.trailers().unwrap());
-        assert_eq!(collected.to_bytes(), "one");
         assert!(dropped.is_cancelled());
         assert!(started.elapsed() >= Duration::from_millis(40));
     }

@@ -1,6 +1,6 @@
 //! Limits of the server as a whole: connections, streams, messages, and how long a farewell takes.
 //!
-//! tonic leaves most of them open. What it cannot do at all, a [`Connection`] does underneath it: close what sends
+//! tonic leaves most of them open. What it cannot do at all, a `Connection` does underneath it: close what sends
 //! nothing, bound the number, and end what a drain has waited for long enough.
 
 use std::convert::Infallible;

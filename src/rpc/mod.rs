@@ -1,5 +1,8 @@
 //! The gRPC edge: doors, deadlines, limits, thin services, and the one place where domain errors become statuses.
+//!
+//! A service reads and checks the request (`check`, `convert`), calls one method of the engine, and converts the answer.
 
+pub mod command;
 pub mod deadline;
 pub mod doors;
 pub mod httpd;
@@ -10,11 +13,26 @@ pub mod server;
 pub mod status;
 pub mod tokens;
 
+mod blueprint;
+mod check;
+mod convert;
+mod event;
+mod fields;
+mod interface;
+mod lease;
+mod resource;
+mod services;
+mod socket;
+mod system;
+mod task;
+mod watch;
+
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::clock::Micros;
 use crate::engine::Caller;
-use crate::error::{Error, Reason, Result};
+use crate::error::Result;
 
 /// What the layers of the edge give: one response, later.
 pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<tonic::body::Body>, E>> + Send>>;
@@ -23,8 +41,13 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 ///
 /// # Errors
 /// `UNAUTHENTICATED` when no door said so.
-pub fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
-    request.extensions().get::<Caller>().cloned().ok_or_else(|| {
-        Error::new(Reason::Unauthenticated, "no credentials came with this call; use the unix socket or send a token")
-    })
+pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
+    let principal = doors::Principal::of(request)?;
+    Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
+}
+
+/// A time as the API tells it.
+pub(crate) fn timestamp(at: Micros) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.rem_euclid(1_000_000) * 1000).unwrap_or(0);
+    prost_types::Timestamp { seconds: at.div_euclid(1_000_000), nanos }
 }

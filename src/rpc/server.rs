@@ -1,13 +1,32 @@
 //! The daemon: doors, services, drain.
 
-use std::future::Future;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
 
+use super::doors::{DoorsLayer, listen_address};
+use super::limits::{Farewell, Limits, edge, serve};
+use super::services::services;
+use super::socket::{self, Name};
+use super::tokens::{Tokens, TokensError};
+use crate::blueprint::Registry;
+use crate::clock::SystemClock;
 use crate::config::Settings;
-use crate::error::{Error, Reason, Result};
+use crate::engine::{self, Engine};
+use crate::error::{Error, Reason, Result, report};
+use crate::host::local::LocalHost;
+
+/// The principal of the generated token.
+const LOCAL: &str = "local";
 
 /// What a started daemon tells its starter.
 #[derive(Debug, Clone)]
@@ -20,24 +39,183 @@ pub struct Ready {
     pub token_file: Option<PathBuf>,
 }
 
-/// The two words that stop a daemon.
+/// The words that a daemon listens to.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     /// Drain: no new leases, running calls go on for at most 30 s, claims are handed back.
     pub drain: CancellationToken,
     /// Stop at once.
     pub stop: CancellationToken,
+    /// Read the token file again (SIGHUP); `notify_one` is not lost while another reading goes on.
+    pub reload: Arc<Notify>,
 }
 
 /// Runs a daemon until `shutdown` says so; `ready` is told when all doors are open.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` for settings that cannot be (exit code 78): a listen address that is not allowed, a database that
-/// is newer than this binary, a data folder in use by another daemon.
-pub fn run(
-    _settings: Settings,
-    _ready: oneshot::Sender<Ready>,
-    _shutdown: Shutdown,
-) -> impl Future<Output = Result<()>> + Send {
-    async { Err(Error::new(Reason::Internal, "not built yet")) }
+/// `INVALID_ARGUMENT` for settings that cannot be (exit code 78): a listen address that is not allowed or taken, a token
+/// file that others can read, a database that is newer than this binary, a data folder or socket that another daemon uses.
+pub async fn run(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
+    let stop = shutdown.stop.clone();
+    tokio::select! {
+        biased;
+        // What is dropped here ends at once: connections, calls, the socket's name.
+        () = stop.cancelled() => Ok(()),
+        result = live(settings, ready, shutdown) => result,
+    }
+}
+
+async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
+    socket::private_folder(&settings.data_dir)?;
+    let doors = Doors::open(&settings).await?;
+    let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
+    let registry = Registry::new(crate::blueprint::all(host));
+    let engine = Engine::start(&of_engine(&settings)?, registry, Arc::new(SystemClock)).await?;
+    let result = doors.serve(&engine, ready, &shutdown).await;
+    engine.stop().await;
+    result
+}
+
+fn of_engine(settings: &Settings) -> Result<engine::Settings> {
+    let path = settings.database.strip_prefix("sqlite:").ok_or_else(|| {
+        Error::invalid(format!("the database {:?} is not one this release has; use sqlite:PATH", settings.database))
+    })?;
+    Ok(engine::Settings {
+        database: PathBuf::from(path),
+        workers: settings.workers,
+        sweep: settings.sweep,
+        retention: settings.retention,
+        stock_blueprints: settings.stock_blueprints,
+        machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        address: format!("unix:{}", settings.socket.display()),
+    })
+}
+
+/// All ways in, open but not yet answered.
+struct Doors {
+    socket: UnixListener,
+    name: Name,
+    tcp: Vec<TcpListener>,
+    tokens: Tokens,
+    ready: Ready,
+}
+
+impl Doors {
+    async fn open(settings: &Settings) -> Result<Self> {
+        let addresses = settings.listen.iter().map(|text| listen_address(text)).collect::<Result<Vec<_>>>()?;
+        let (tokens, token_file) = tokens(settings)?;
+        let (socket, name) = socket::listen(&settings.socket)?;
+        let socket = UnixListener::from_std(socket).map_err(|error| Error::internal("cannot use the socket", error))?;
+        let mut tcp = Vec::new();
+        for address in addresses {
+            tcp.push(TcpListener::bind(address).await.map_err(|error| taken(address, error))?);
+        }
+        let listen = tcp
+            .iter()
+            .map(|listener| listener.local_addr().map(|address| address.to_string()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::internal("cannot tell where the server listens", error))?;
+        let ready = Ready { socket: settings.socket.clone(), listen, token_file };
+        Ok(Self { socket, name, tcp, tokens, ready })
+    }
+
+    /// Serves until a drain has come to its end.
+    async fn serve(self, engine: &Arc<Engine>, ready: oneshot::Sender<Ready>, shutdown: &Shutdown) -> Result<()> {
+        let Self { socket, name, tcp, tokens, ready: facts } = self;
+        let (leaving, closing) = (CancellationToken::new(), CancellationToken::new());
+        let (mut routes, mut names) = services(engine, &leaving)?;
+        let (reporter, health) = tonic_health::server::health_reporter();
+        routes.add_service(health);
+        // The server as a whole.
+        names.push("");
+        tell(&reporter, &names, ServingStatus::Serving).await;
+
+        let limits = Limits::default();
+        let service = edge(&limits, DoorsLayer::new(tokens.clone()), routes.routes().prepare());
+        let mut servers = JoinSet::new();
+        servers.spawn({
+            let (limits, service, closing) = (limits.clone(), service.clone(), closing.clone());
+            async move { serve(&limits, service, UnixListenerStream::new(socket), closing.cancelled()).await }
+        });
+        for listener in tcp {
+            let (limits, service, closing) = (limits.clone(), service.clone(), closing.clone());
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            servers.spawn(async move { serve(&limits, service, incoming, closing.cancelled()).await });
+        }
+        // Nobody may be listening, and that is fine.
+        let _ = ready.send(facts);
+
+        loop {
+            tokio::select! {
+                () = shutdown.drain.cancelled() => break,
+                () = shutdown.reload.notified() => reload(&tokens).await,
+                Some(ended) = servers.join_next() => {
+                    farewell(ended)?;
+                    return Err(Error::new(Reason::Internal, "a listener ended by itself"));
+                }
+            }
+        }
+        tell(&reporter, &names, ServingStatus::NotServing).await;
+        // First: a watch must end as the end of the server, not of what it watches.
+        leaving.cancel();
+        engine.begin_drain();
+        // Who comes now finds no daemon, rather than one that never answers.
+        drop(name);
+        closing.cancel();
+        // Watches of health would last as long as their watchers.
+        forget(reporter, &names).await;
+        let mut result = Ok(());
+        while let Some(ended) = servers.join_next().await {
+            result = result.and(farewell(ended));
+        }
+        result
+    }
+}
+
+fn farewell(ended: Result<Result<Farewell>, tokio::task::JoinError>) -> Result<()> {
+    match ended.map_err(|error| Error::internal("a listener failed", error))?? {
+        Farewell::Done => {}
+        Farewell::Cut(connections) => {
+            tracing::warn!(connections, "calls did not end in time; their connections were cut")
+        }
+    }
+    Ok(())
+}
+
+/// Who may come in over TCP, and the generated token's file.
+fn tokens(settings: &Settings) -> Result<(Tokens, Option<PathBuf>)> {
+    let wrong = |error: TokensError| Error::invalid(report(&error)).because(error);
+    match &settings.tokens {
+        Some(path) => Ok((Tokens::open(path).map_err(wrong)?, None)),
+        None if settings.listen.is_empty() => Ok((Tokens::none(), None)),
+        None => {
+            let path = settings.data_dir.join("token");
+            Ok((Tokens::generate(&path, LOCAL).map_err(wrong)?, Some(path)))
+        }
+    }
+}
+
+async fn reload(tokens: &Tokens) {
+    let again = tokens.clone();
+    match tokio::task::spawn_blocking(move || again.reload()).await {
+        Ok(Ok(())) => tracing::info!("the tokens were read again"),
+        Ok(Err(error)) => tracing::error!(error = %report(&error), "the tokens stay as they were"),
+        Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+    }
+}
+
+fn taken(address: SocketAddr, error: std::io::Error) -> Error {
+    Error::invalid(format!("cannot listen on {address}: {error}; choose another --listen")).because(error)
+}
+
+async fn tell(reporter: &HealthReporter, names: &[&str], status: ServingStatus) {
+    for name in names {
+        reporter.set_service_status(*name, status).await;
+    }
+}
+
+async fn forget(mut reporter: HealthReporter, names: &[&str]) {
+    for name in names {
+        reporter.clear_service_status(name).await;
+    }
 }

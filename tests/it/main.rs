@@ -3,3 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod blueprints;
+mod cli;
+mod exec;
+mod exec_ends;
+mod place;
+mod protocol;

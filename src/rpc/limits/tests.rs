@@ -88,9 +88,17 @@ async fn who_sends_nothing_is_closed() {
     // Closed or reset; what matters is that it ends.
     let _ = timeout(LONG, silent.read_to_end(&mut bytes)).await.unwrap();
     let _ = timeout(LONG, slow.read_to_end(&mut bytes)).await.unwrap();
-    let mut health = server.health().await;
-    health.check(whole()).await.unwrap();
-    drop(health);
+    // Who speaks at once is served; more than once tried, as this machine may be slower than the patience here.
+    let greeted = async {
+        loop {
+            if let Ok(channel) = server.endpoint().connect().await
+                && HealthClient::new(channel).check(whole()).await.is_ok()
+            {
+                break;
+            }
+        }
+    };
+    timeout(LONG, greeted).await.unwrap();
     assert_eq!(server.stopped().await, Farewell::Done);
 }
 
@@ -154,9 +162,12 @@ async fn a_deadline_ends_a_stream_on_the_wire() {
     let mut request = Call::new(whole());
     // By hand: `set_timeout` would make the client give up by itself.
     request.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
-    let mut watch = health.watch(request).await.unwrap().into_inner();
-    watch.message().await.unwrap().unwrap();
-    let status = timeout(LONG, watch.message()).await.unwrap().unwrap_err();
+    let ended = async {
+        let mut watch = health.watch(request).await?.into_inner();
+        while watch.message().await?.is_some() {}
+        Ok(())
+    };
+    let status: Status = timeout(LONG, ended).await.unwrap().unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
 }
 
@@ -206,4 +217,50 @@ async fn the_owner_comes_in_by_the_socket_without_a_token() {
     let status = call(channel, "/drydock.v1.LeaseService/GetLease", None).await;
     assert_eq!(reason(&status), "METHOD_NOT_FOUND");
     task.abort();
+}
+
+/// A server whose only call never ends; its token tells when the handler was dropped.
+async fn hanging(
+    limits: Limits,
+) -> (Server, CancellationToken, JoinHandle<Result<Response<Body>, tonic::transport::Error>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (called, dropped, stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let service = tower::service_fn({
+        let (called, dropped) = (called.clone(), dropped.clone());
+        move |_: Request<Body>| {
+            let alive = dropped.clone().drop_guard();
+            called.cancel();
+            async move {
+                let _alive = alive;
+                std::future::pending::<Result<Response<Body>, Infallible>>().await
+            }
+        }
+    });
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(async move { serve(&limits, service, TcpListenerStream::new(listener), stopped).await });
+    let server = Server { address, stop, task };
+    let mut channel = server.endpoint().connect().await.unwrap();
+    let call = tokio::spawn(async move {
+        std::future::poll_fn(|cx| channel.poll_ready(cx)).await?;
+        channel.call(Request::new(Body::empty())).await
+    });
+    timeout(LONG, called.cancelled()).await.unwrap();
+    (server, dropped, call)
+}
+
+#[tokio::test]
+async fn what_still_runs_after_the_drain_is_dropped() {
+    let (server, dropped, call) = hanging(Limits { grace: Duration::from_millis(30), ..Limits::default() }).await;
+    assert_eq!(server.stopped().await, Farewell::Cut(1));
+    timeout(LONG, dropped.cancelled()).await.unwrap();
+    assert!(timeout(LONG, call).await.unwrap().unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_dropped_server_cuts_its_connections() {
+    let (server, dropped, call) = hanging(Limits::default()).await;
+    server.task.abort();
+    timeout(LONG, dropped.cancelled()).await.unwrap();
+    assert!(timeout(LONG, call).await.unwrap().unwrap().is_err());
 }

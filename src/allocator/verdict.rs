@@ -1,0 +1,258 @@
+//! Why a candidate would serve a lease or would not: the words of `ExplainLease` and of `Lease.waiting`.
+
+use super::{Plan, Room, Rules, in_rank, leases_of, limit_of};
+use crate::model::pool::{Candidate, PoolView};
+use crate::model::{Blueprint, Lease, ResourceState, StringMap, Waiting};
+
+/// What the allocator thinks of one candidate: a resource, or a new build by a blueprint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Would serve the lease now.
+    pub eligible: bool,
+    /// The blueprint.
+    pub blueprint_id: String,
+    /// Its name.
+    pub blueprint_name: String,
+    /// The resource; empty for a new build.
+    pub resource_id: String,
+    /// `UPPER_SNAKE` predicate that rejected it; empty when eligible.
+    pub reason: &'static str,
+    /// With numbers.
+    pub message: String,
+    /// Ids that hold what is missing.
+    pub blocked_by: Vec<String>,
+}
+
+/// Why a candidate does not fit.
+pub(super) struct Rejection {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    /// It may fit later without anybody changing the lease.
+    pub(super) passes: bool,
+}
+
+fn no(reason: &'static str, message: String, passes: bool) -> Option<Rejection> {
+    Some(Rejection { reason, message, passes })
+}
+
+/// Whether a blueprint may serve a lease at all.
+pub(super) fn reject_blueprint(lease: &Lease, blueprint: &Blueprint, rules: &dyn Rules) -> Option<Rejection> {
+    if rules.kind(&blueprint.kind).is_none() {
+        return no("KIND_UNKNOWN", format!("this daemon has no kind {:?}", blueprint.kind), false);
+    }
+    if !lease.spec.blueprints.is_empty() && !lease.spec.blueprints.contains(&blueprint.id) {
+        return no("NOT_ALLOWED", "the lease names other blueprints".to_owned(), false);
+    }
+    if let Err(why) = rules.admits(blueprint, &lease.spec) {
+        return no("ATTRIBUTE_MISMATCH", why, false);
+    }
+    if let Some((key, value)) = missing_label(&lease.spec.resource_labels, &blueprint.labels) {
+        return no("LABEL_MISMATCH", format!("its resources do not carry {key}={value}"), false);
+    }
+    if !blueprint.enabled {
+        return no("DISABLED", format!("the blueprint {} is disabled", blueprint.name), true);
+    }
+    None
+}
+
+/// Whether a resource may serve a lease, its room aside.
+pub(super) fn reject_resource(
+    lease: &Lease,
+    candidate: &Candidate,
+    view: &PoolView,
+    rules: &dyn Rules,
+) -> Option<Rejection> {
+    let resource = &candidate.resource;
+    let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
+    let Some(blueprint) = blueprint else {
+        return no("BLUEPRINT_GONE", "its blueprint is gone".to_owned(), false);
+    };
+    if let Some(rejection) = reject_blueprint(lease, blueprint, rules) {
+        return Some(rejection);
+    }
+    if resource.state == ResourceState::Pending {
+        return no("BUILDING", "it is being built".to_owned(), true);
+    }
+    if let Some((key, value)) = missing_label(&lease.spec.resource_labels, &resource.labels) {
+        return no("LABEL_MISMATCH", format!("it does not carry {key}={value}"), false);
+    }
+    if resource.drain.is_some() {
+        return no("DRAINING", "it is draining".to_owned(), true);
+    }
+    if !resource.problem.is_empty() {
+        return no("UNHEALTHY", resource.problem.clone(), true);
+    }
+    if resource.owner != lease.owner && !blueprint.limits.shared {
+        return no("OTHER_OWNER", format!("it was made for {}; its blueprint is not shared", resource.owner), false);
+    }
+    let kind = rules.kind(&blueprint.kind)?;
+    if kind.reused_by_attributes && resource.attributes != lease.spec.attributes {
+        return no("ATTRIBUTE_MISMATCH", "it was made with other attributes".to_owned(), false);
+    }
+    // What dies with its last lease is not handed on once that lease has gone.
+    let own = lease.allocating.as_ref() == Some(&resource.id) || resource.made_for.as_ref() == Some(&lease.id);
+    if !kind.stays && candidate.taken.is_empty() && !own {
+        return no("ENDING", "it is kept for the lease it was made for, or is about to go".to_owned(), false);
+    }
+    None
+}
+
+fn missing_label<'l>(wanted: &'l StringMap, has: &StringMap) -> Option<(&'l String, &'l String)> {
+    wanted.iter().find(|(key, value)| has.get(*key) != Some(value))
+}
+
+/// All candidates in the order tried: by blueprint, its resources, then a new build.
+pub(super) fn all(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for blueprint in in_rank(view, rules) {
+        let of = view.candidates.iter().zip(&room.places);
+        for (candidate, free) in of.filter(|(candidate, _)| candidate.resource.blueprint_id == blueprint.id) {
+            verdicts.push(of_resource(lease, blueprint, candidate, *free, view, rules));
+        }
+        verdicts.push(of_build(lease, blueprint, view, rules, room));
+    }
+    verdicts
+}
+
+fn of_resource(
+    lease: &Lease,
+    blueprint: &Blueprint,
+    candidate: &Candidate,
+    free: i64,
+    view: &PoolView,
+    rules: &dyn Rules,
+) -> Verdict {
+    let resource = &candidate.resource;
+    let holders = || candidate.taken.iter().map(|(_, lease)| lease.to_string()).collect();
+    let (reason, message, blocked_by) = match reject_resource(lease, candidate, view, rules) {
+        Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
+        None if candidate.free() <= 0 => {
+            let message = format!("{} of {} leases", candidate.taken.len(), resource.lease_limit);
+            ("LIMIT_REACHED", message, holders())
+        }
+        None if free <= 0 => {
+            let ids = view.ahead.iter().take(8).map(|ahead| ahead.id.to_string()).collect();
+            ("QUEUED", format!("its {} free places go to leases ahead in the queue", candidate.free()), ids)
+        }
+        None => ("", format!("{} of {} leases", candidate.taken.len(), resource.lease_limit), Vec::new()),
+    };
+    Verdict {
+        eligible: reason.is_empty(),
+        blueprint_id: blueprint.id.to_string(),
+        blueprint_name: blueprint.name.clone(),
+        resource_id: resource.id.to_string(),
+        reason,
+        message,
+        blocked_by,
+    }
+}
+
+fn of_build(lease: &Lease, blueprint: &Blueprint, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) -> Verdict {
+    let limit = limit_of(blueprint, rules);
+    let built = view.built.get(&blueprint.id).map_or(0, Vec::len);
+    let holders = || {
+        view.candidates
+            .iter()
+            .filter(|candidate| candidate.resource.blueprint_id == blueprint.id)
+            .map(|candidate| candidate.resource.id.to_string())
+            .collect()
+    };
+    let numbers =
+        limit.map_or_else(|| "no limit of resources".to_owned(), |limit| format!("{built} of {limit} resources built"));
+    let left = room.builds.get(&blueprint.id).copied().flatten();
+    let (reason, message, blocked_by) = match reject_blueprint(lease, blueprint, rules) {
+        Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
+        None if limit.is_some_and(|limit| i64::try_from(built).unwrap_or(i64::MAX) >= limit) => {
+            ("LIMIT_REACHED", numbers, holders())
+        }
+        None if left.is_some_and(|left| left <= 0) => {
+            let ids = view.ahead.iter().take(8).map(|ahead| ahead.id.to_string()).collect();
+            ("QUEUED", format!("{numbers}, the rest goes to leases ahead in the queue"), ids)
+        }
+        None => ("", numbers, Vec::new()),
+    };
+    Verdict {
+        eligible: reason.is_empty(),
+        blueprint_id: blueprint.id.to_string(),
+        blueprint_name: blueprint.name.clone(),
+        resource_id: String::new(),
+        reason,
+        message,
+        blocked_by,
+    }
+}
+
+/// Why the lease waits under this plan; `None` when it does not.
+pub(super) fn waiting(
+    plan: &Plan,
+    lease: &Lease,
+    view: &PoolView,
+    rules: &dyn Rules,
+    empty_handed: usize,
+    verdicts: &[Verdict],
+) -> Option<Waiting> {
+    match plan {
+        Plan::Take { .. } | Plan::Gone => None,
+        Plan::Build { blueprint, .. } => Some(Waiting {
+            reason: "BUILDING".to_owned(),
+            message: format!("a {} is built by {}", lease.spec.resource_type, blueprint.name),
+            blocked_by: vec![blueprint.id.to_string()],
+        }),
+        Plan::Await(resource) => Some(Waiting {
+            reason: "BUILDING".to_owned(),
+            message: format!("{resource} is being built for it"),
+            blocked_by: vec![resource.to_string()],
+        }),
+        Plan::Park => Some(parked(lease, view, rules, empty_handed, verdicts)),
+    }
+}
+
+fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize, verdicts: &[Verdict]) -> Waiting {
+    let mut blocked_by: Vec<String> = Vec::new();
+    for id in verdicts.iter().flat_map(|verdict| &verdict.blocked_by) {
+        if !blocked_by.contains(id) && blocked_by.len() < 16 {
+            blocked_by.push(id.clone());
+        }
+    }
+    let possible: Vec<&Blueprint> = view
+        .blueprints
+        .iter()
+        .filter(|blueprint| reject_blueprint(lease, blueprint, rules).is_none_or(|rejection| rejection.passes))
+        .collect();
+    if possible.iter().all(|blueprint| !blueprint.enabled) {
+        let names = possible.iter().map(|blueprint| blueprint.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Waiting {
+            reason: "BLUEPRINT_PAUSED".to_owned(),
+            message: format!("every blueprint that could serve it is disabled: {names}"),
+            blocked_by: possible.iter().map(|blueprint| blueprint.id.to_string()).collect(),
+        };
+    }
+    let limited = verdicts.iter().any(|verdict| matches!(verdict.reason, "LIMIT_REACHED" | "QUEUED"));
+    let sick: Vec<&Verdict> = verdicts.iter().filter(|v| matches!(v.reason, "DRAINING" | "UNHEALTHY")).collect();
+    let only_sick = !sick.is_empty()
+        && verdicts.iter().all(|v| v.reason != "QUEUED" && (v.reason != "LIMIT_REACHED" || v.resource_id.is_empty()));
+    if only_sick {
+        return Waiting {
+            reason: "NO_HEALTHY_RESOURCE".to_owned(),
+            message: format!("{}: {}", sick[0].resource_id, sick[0].message),
+            blocked_by: sick.iter().map(|verdict| verdict.resource_id.clone()).collect(),
+        };
+    }
+    let numbers: Vec<String> = possible
+        .iter()
+        .map(|blueprint| {
+            let built = view.built.get(&blueprint.id).map_or(0, Vec::len);
+            let of = limit_of(blueprint, rules).map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
+            format!("{}: {built} of {of} resources built, {} leases each", blueprint.name, leases_of(blueprint, rules))
+        })
+        .collect();
+    let queue =
+        if view.ahead.is_empty() { String::new() } else { format!("; {} ahead in the queue", view.ahead.len()) };
+    let reason = if limited && empty_handed == 0 && !verdicts.iter().any(|v| v.reason == "QUEUED") {
+        "LIMIT_REACHED"
+    } else {
+        "QUEUED"
+    };
+    let reason = if limited { reason } else { "QUEUED" };
+    Waiting { reason: reason.to_owned(), message: format!("{}{queue}", numbers.join("; ")), blocked_by }
+}

@@ -1,0 +1,127 @@
+//! `drydock resource`: what blueprints have made.
+
+use super::Globals;
+use super::acquire::present;
+use super::connect::soon;
+use super::exit::{FAILURE, OK, Result};
+use super::output::{self, Format};
+use super::words;
+use crate::proto::v1;
+
+const PAGE: i32 = 500;
+
+/// What to do with resources.
+#[derive(Debug, clap::Subcommand)]
+pub enum Resource {
+    /// List resources, newest first: live ones, or all.
+    List {
+        /// Also ended ones.
+        #[arg(long)]
+        all: bool,
+        /// For example: blueprint = "web" AND state = ACTIVE.
+        #[arg(long, value_name = "F", default_value = "", hide_default_value = true)]
+        filter: String,
+        /// At most so many; 0 is all.
+        #[arg(long, value_name = "N", default_value_t = 500)]
+        limit: usize,
+    },
+    /// Show a resource.
+    Get {
+        /// The resource.
+        resource: String,
+    },
+    /// Look now whether it is healthy; exits 1 when something is found.
+    Check {
+        /// The resource.
+        resource: String,
+    },
+    /// No new leases on it; present ones go on.
+    Drain {
+        /// The resource.
+        resource: String,
+        /// Why.
+        #[arg(long, default_value = "", hide_default_value = true)]
+        comment: String,
+    },
+    /// It takes leases again.
+    Undrain {
+        /// The resource.
+        resource: String,
+    },
+    /// Destroy it.
+    Release {
+        /// The resource.
+        resource: String,
+        /// Also when it is leased: its leases end first.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Runs it.
+///
+/// # Errors
+/// Those of the daemon.
+pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
+    let daemon = globals.connect().await?;
+    let mut client = daemon.resources();
+    let resource = match command {
+        Resource::List { all, filter, limit } => {
+            let live = "state != RELEASED AND state != BROKEN AND state != DESTROYED";
+            let filter = match (all, filter.as_str()) {
+                (true, filter) => filter.to_owned(),
+                (false, "") => live.to_owned(),
+                (false, filter) => format!("{live} AND ({filter})"),
+            };
+            let mut list = v1::ListResourcesResponse::default();
+            loop {
+                let page_token = std::mem::take(&mut list.next_page_token);
+                let request = v1::ListResourcesRequest { page_size: PAGE, page_token, filter: filter.clone() };
+                let page = client.list_resources(soon(request)).await?.into_inner();
+                list.resources.extend(page.resources);
+                list.next_page_token = page.next_page_token;
+                if output::enough(&mut list.resources, limit, &mut list.next_page_token) {
+                    break;
+                }
+            }
+            output::list(globals.output, &list)?;
+            return Ok(OK);
+        }
+        Resource::Check { resource } => {
+            let request = v1::CheckResourceRequest { resource_id: resource };
+            let answer = client.check_resource(soon(request)).await?.into_inner();
+            return check(globals, &answer);
+        }
+        Resource::Get { resource } => {
+            let request = v1::GetResourceRequest { resource_id: resource };
+            client.get_resource(soon(request)).await?.into_inner().resource
+        }
+        Resource::Drain { resource, comment } => {
+            let request = v1::DrainResourceRequest { resource_id: resource, comment, request_id: String::new() };
+            client.drain_resource(soon(request)).await?.into_inner().resource
+        }
+        Resource::Undrain { resource } => {
+            let request = v1::UndrainResourceRequest { resource_id: resource, request_id: String::new() };
+            client.undrain_resource(soon(request)).await?.into_inner().resource
+        }
+        Resource::Release { resource, force } => {
+            let request = v1::ReleaseResourceRequest { resource_id: resource, force, request_id: String::new() };
+            client.release_resource(soon(request)).await?.into_inner().resource
+        }
+    };
+    output::object(globals.output, &present(resource)?)?;
+    Ok(OK)
+}
+
+fn check(globals: &Globals, answer: &v1::CheckResourceResponse) -> Result<u8> {
+    match globals.output {
+        Format::Table | Format::Name => {
+            let latency = answer.latency.as_ref().map(|latency| words::spell(words::span(latency))).unwrap_or_default();
+            let findings = if answer.findings.is_empty() { "healthy".to_owned() } else { answer.findings.join("\n") };
+            output::print(&findings)?;
+            eprintln!("drydock: checked in {latency}");
+        }
+        format => output::print(&output::json("CheckResourceResponse", answer, format == Format::Json)?)?,
+    }
+    Ok(if answer.findings.is_empty() { OK } else { FAILURE })
+}

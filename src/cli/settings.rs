@@ -1,0 +1,106 @@
+//! `drydock config`, and the flags of everything that reads a daemon's settings.
+
+use std::path::PathBuf;
+
+use super::exit::{Failure, OK, Result};
+use super::output::{self, Format};
+use crate::config::{self, Resolved};
+use crate::error::report;
+
+/// What to do with settings.
+#[derive(Debug, clap::Subcommand)]
+pub enum Config {
+    /// Whether a daemon would start with them; exits 78 when not.
+    Check(Flags),
+    /// Each setting of `serve`, and where it comes from.
+    Show(Flags),
+}
+
+/// Settings of a daemon.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Flags {
+    #[arg(long, value_name = "FILE", help = "A TOML file [env: DRYDOCK_CONFIG]")]
+    config: Option<PathBuf>,
+    /// Where everything is kept [default: drydock in the XDG state folder].
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    #[arg(
+        long,
+        value_name = "PATH",
+        help = "The unix socket [default: in XDG_RUNTIME_DIR, or in the data folder when that is given]"
+    )]
+    socket: Option<String>,
+    /// Also listen on a loopback address, for callers with a token; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    #[arg(long, value_name = "FILE", help = "Who may call with which token: a line each, PRINCIPAL TOKEN [admin]")]
+    tokens: Option<String>,
+    /// sqlite:PATH [default: drydock.db in the data folder].
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// How many tasks are worked on at once [default: 4].
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// How long ended leases and events are kept [default: 30d].
+    #[arg(long, value_name = "D")]
+    retention: Option<String>,
+}
+
+impl Flags {
+    /// All sources together; `stock_blueprints` is the default of that setting.
+    ///
+    /// # Errors
+    /// 78, with the source of what is wrong.
+    pub fn resolve(&self, stock_blueprints: bool) -> Result<Resolved> {
+        let one = |value: &Option<String>| value.iter().cloned().collect::<Vec<_>>();
+        let values = [
+            ("data_dir", one(&self.data_dir)),
+            ("socket", one(&self.socket)),
+            ("listen", self.listen.clone()),
+            ("tokens", one(&self.tokens)),
+            ("database", one(&self.database)),
+            ("workers", one(&self.workers)),
+            ("retention", one(&self.retention)),
+        ];
+        let flags = config::Flags { config: self.config.clone(), values: values.into(), stock_blueprints };
+        config::resolve(&flags, &|name| std::env::var(name).ok())
+            .map_err(|error| Failure::configuration(report(&error)))
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// 78 for settings that cannot be.
+pub fn run(format: Format, command: &Config) -> Result<u8> {
+    match command {
+        Config::Check(flags) => {
+            flags.resolve(false)?;
+            output::print("the settings are valid")?;
+        }
+        Config::Show(flags) => output::print(&show(format, &flags.resolve(false)?))?,
+    }
+    Ok(OK)
+}
+
+fn show(format: Format, resolved: &Resolved) -> String {
+    let rows =
+        resolved.origins.iter().map(|(key, value, origin)| [(*key).to_owned(), value.clone(), origin.to_string()]);
+    match format {
+        Format::Table => {
+            let rows: Vec<_> = rows.map(Vec::from).collect();
+            output::table(&["SETTING", "VALUE", "FROM"], &rows)
+        }
+        Format::Name => rows.map(|[key, ..]| key).collect::<Vec<_>>().join("\n"),
+        Format::Json | Format::Jsonl => {
+            let objects: Vec<_> = rows
+                .map(|[key, value, origin]| serde_json::json!({"setting": key, "value": value, "from": origin}))
+                .collect();
+            if format == Format::Json {
+                format!("{:#}", serde_json::Value::from(objects))
+            } else {
+                objects.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Asking for a lease: the checks at the door, the lease with its task in one commit, and the wait in which the caller
+//! works for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lease::Allocation;
+use super::narrate::Told;
+use super::{Caller, Engine, LeaseView, RequestKey, caller};
+use crate::allocator::{self, Plan};
+use crate::blueprint::HOST_ATTRIBUTE;
+use crate::clock::micros;
+use crate::error::{Error, Reason, Result};
+use crate::model::blueprint::{DEFAULT_MAX_TTL, DEFAULT_TTL};
+use crate::model::id::LeaseId;
+use crate::model::task::head_start;
+use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, StringMap, Waiting};
+use crate::store::Tx;
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Acquire {
+    /// Required.
+    pub resource_type: String,
+    /// Checked against every allowed blueprint.
+    pub attributes: StringMap,
+    /// Ids or names; empty is all.
+    pub blueprints: Vec<String>,
+    /// Labels that the resource must carry.
+    pub resource_labels: StringMap,
+    /// Life from ACTIVE on; `None` is the blueprint's.
+    pub ttl: Option<Duration>,
+    /// Patience of the lease.
+    pub queue_timeout: Option<Duration>,
+    /// −100..100.
+    pub priority: i64,
+    /// The caller's own words.
+    pub labels: StringMap,
+}
+
+/// What came through the door.
+pub(super) struct Admitted {
+    pub(super) lease: Lease,
+}
+
+impl Engine {
+    /// Queues a lease and, with `wait`, works for it until it is ACTIVE, has ended, or the wait is over. A warm lease is
+    /// ACTIVE in the commit that makes it.
+    ///
+    /// # Errors
+    /// Door errors write nothing: `INVALID_ARGUMENT`, `INVALID_ATTRIBUTE`, `BLUEPRINT_NOT_FOUND`, `NO_BLUEPRINT`,
+    /// `CAPACITY_NEVER`, `REQUEST_ID_REUSED`, `SERVER_DRAINING`.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Acquire,
+        key: Option<RequestKey>,
+        wait: Duration,
+    ) -> Result<LeaseView> {
+        if self.is_draining() {
+            return Err(Error::new(
+                Reason::ServerDraining,
+                "the daemon is going down and takes no new leases; try another, or later",
+            ));
+        }
+        let admitted = self.admit(caller, &ask).await?;
+        let lease = self.write_lease(caller, admitted, key).await?;
+        self.wait_for(lease, LeaseState::Active, wait).await
+    }
+
+    async fn write_lease(&self, caller: &Caller, admitted: Admitted, key: Option<RequestKey>) -> Result<Lease> {
+        let request = key.map(|key| key.of(caller));
+        let allocation = Arc::new(Allocation { rules: self.rules(), worker: format!("{}/door", self.daemon.id) });
+        let draft = admitted.lease;
+        self.store
+            .write(move |tx| {
+                let (request, allocation, draft) = (request.clone(), Arc::clone(&allocation), draft.clone());
+                Box::pin(async move {
+                    if let Some(request) = &request
+                        && let Some(object) = tx.seen(request).await?
+                    {
+                        return tx.get_lease(&LeaseId::from_stored(object)).await;
+                    }
+                    let lease = allocation.first_commit(tx, draft).await?;
+                    if let Some(request) = &request {
+                        tx.remember(request, lease.id.as_str()).await?;
+                    }
+                    Ok(lease)
+                })
+            })
+            .await
+    }
+
+    /// Works for a lease until it reaches `until` or a later state, or the wait is over; answers its present state.
+    pub(super) async fn wait_for(
+        self: &Arc<Self>,
+        lease: Lease,
+        until: LeaseState,
+        wait: Duration,
+    ) -> Result<LeaseView> {
+        if reached(lease.state, until) || wait.is_zero() {
+            return self.view(lease).await;
+        }
+        let patience = self.clock.now().saturating_add(micros(wait));
+        let (engine, id) = (Arc::clone(self), lease.id.clone());
+        let is_reached = move || {
+            let (engine, id) = (Arc::clone(&engine), id.clone());
+            async move { Ok(engine.store.find_lease(&id).await?.is_none_or(|lease| reached(lease.state, until))) }
+        };
+        self.scheduler()?.drive(lease.root_id.clone(), is_reached, patience).await?;
+        let lease =
+            self.store.find_lease(&lease.id).await?.ok_or_else(|| caller::lease_not_found(lease.id.as_str()))?;
+        self.view(lease).await
+    }
+
+    /// Waits for a lease of the caller; never an error for "not yet".
+    pub async fn wait_lease(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        until: LeaseState,
+        timeout: Duration,
+    ) -> Result<LeaseView> {
+        let lease = self.find_own_lease(caller, id).await?;
+        self.wait_for(lease, until, timeout).await
+    }
+
+    /// The checks at the door: nothing is written by them.
+    pub(super) async fn admit(&self, caller: &Caller, ask: &Acquire) -> Result<Admitted> {
+        caller::given("resource_type", &ask.resource_type)?;
+        let all = self.store.all_blueprints().await?;
+        let mut named = Vec::new();
+        for key in &ask.blueprints {
+            let found = all.iter().find(|blueprint| blueprint.id.as_str() == key || blueprint.name == *key);
+            let found = found.ok_or_else(|| super::blueprints::not_found(key))?;
+            named.push(found.id.clone());
+        }
+        let mut spec = LeaseSpec {
+            resource_type: ask.resource_type.clone(),
+            attributes: ask.attributes.clone(),
+            blueprints: named,
+            resource_labels: ask.resource_labels.clone(),
+        };
+        let makers: Vec<&Blueprint> =
+            all.iter().filter(|blueprint| blueprint.resource_type == ask.resource_type).collect();
+        if makers.is_empty() {
+            let mut types: Vec<&str> = all.iter().map(|blueprint| blueprint.resource_type.as_str()).collect();
+            types.sort_unstable();
+            types.dedup();
+            return Err(Error::new(
+                Reason::NoBlueprint,
+                format!("no blueprint makes a {:?}; there are blueprints for {}", ask.resource_type, types.join(", ")),
+            ));
+        }
+        let (first, attributes) = self.first_that_takes(&makers, &spec)?;
+        self.check_capacity(&makers, &spec, &all)?;
+        self.check_host(caller, &spec).await?;
+        spec.attributes = attributes;
+        Ok(Admitted { lease: self.draft(caller, ask, spec, first) })
+    }
+
+    /// The first allowed, enabled blueprint that takes the attributes, and these with its defaults.
+    fn first_that_takes<'b>(&self, makers: &[&'b Blueprint], spec: &LeaseSpec) -> Result<(&'b Blueprint, StringMap)> {
+        let allowed = makers.iter().filter(|maker| spec.blueprints.is_empty() || spec.blueprints.contains(&maker.id));
+        let mut rejections = Vec::new();
+        let mut misfit = false;
+        let mut best: Option<(&'b Blueprint, StringMap, i64)> = None;
+        for maker in allowed {
+            let Some(kind) = self.registry.find(&maker.kind) else {
+                rejections.push(format!("{}: this daemon has no kind {:?}", maker.name, maker.kind));
+                continue;
+            };
+            if !maker.enabled {
+                rejections.push(format!("{}: it is disabled", maker.name));
+                continue;
+            }
+            if let Some((key, value)) =
+                spec.resource_labels.iter().find(|(key, value)| maker.labels.get(*key) != Some(value))
+            {
+                rejections.push(format!("{}: its resources do not carry {key}={value}", maker.name));
+                continue;
+            }
+            match kind.admit(&maker.config, &spec.attributes) {
+                Ok(attributes) => {
+                    let rank = maker.limits.rank.unwrap_or(kind.describe().rank);
+                    if best.as_ref().is_none_or(|(_, _, before)| rank > *before) {
+                        best = Some((maker, attributes, rank));
+                    }
+                }
+                Err(error) => {
+                    misfit = true;
+                    rejections.push(format!("{}: {}", maker.name, error.message));
+                }
+            }
+        }
+        if let Some((maker, attributes, _)) = best {
+            return Ok((maker, attributes));
+        }
+        let why = if rejections.is_empty() {
+            "none of the named blueprints makes it".to_owned()
+        } else {
+            rejections.join("; ")
+        };
+        let reason = if misfit { Reason::InvalidAttribute } else { Reason::NoBlueprint };
+        Err(Error::new(reason, format!("no blueprint takes this {}: {why}", spec.resource_type)))
+    }
+
+    fn check_capacity(&self, makers: &[&Blueprint], spec: &LeaseSpec, all: &[Blueprint]) -> Result<()> {
+        let rules = self.rules();
+        let needs = |blueprint: &Blueprint| {
+            self.registry.find(&blueprint.kind).map(|kind| kind.demand(&blueprint.config)).unwrap_or_default()
+        };
+        let placed = spec.attributes.contains_key(HOST_ATTRIBUTE.name);
+        let mut never = Vec::new();
+        for maker in makers.iter().filter(|maker| spec.blueprints.is_empty() || spec.blueprints.contains(&maker.id)) {
+            match allocator::can_ever_fit(maker, placed, all, &rules, &needs) {
+                Ok(()) => return Ok(()),
+                Err(error) => never.push(format!("{}: {}", maker.name, error.message)),
+            }
+        }
+        Err(Error::new(
+            Reason::CapacityNever,
+            format!("this {} can never be had: {}", spec.resource_type, never.join("; ")),
+        ))
+    }
+
+    /// The attribute `host` names a live host lease of the same owner.
+    async fn check_host(&self, caller: &Caller, spec: &LeaseSpec) -> Result<()> {
+        let Some(host) = spec.attributes.get(HOST_ATTRIBUTE.name) else { return Ok(()) };
+        let wrong =
+            |why: &str| Error::new(Reason::InvalidAttribute, format!("attribute \"host\" names {host:?}, {why}"));
+        let found = match LeaseId::parse(host) {
+            Some(id) => self.store.find_lease(&id).await?,
+            None => None,
+        };
+        let Some(lease) = found.filter(|lease| lease.owner == caller.principal) else {
+            return Err(wrong("which is no lease of yours"));
+        };
+        if lease.spec.resource_type != "host" {
+            return Err(wrong(&format!("a lease on a {}; it must be one on a host", lease.spec.resource_type)));
+        }
+        if !lease.state.is_live() {
+            return Err(wrong(&format!("which is {}; it must not have ended", lease.state.as_str())));
+        }
+        Ok(())
+    }
+
+    fn draft(&self, caller: &Caller, ask: &Acquire, spec: LeaseSpec, blueprint: &Blueprint) -> Lease {
+        let now = self.clock.now();
+        let id = LeaseId::new(now);
+        let max_ttl = blueprint.limits.max_ttl.unwrap_or(DEFAULT_MAX_TTL);
+        let ttl = ask.ttl.map(micros).or(blueprint.limits.default_ttl).unwrap_or(DEFAULT_TTL).min(max_ttl);
+        Lease {
+            spec,
+            state: LeaseState::Pending,
+            state_reason: String::new(),
+            state_message: String::new(),
+            facts: StringMap::new(),
+            labels: ask.labels.clone(),
+            owner: caller.principal.clone(),
+            resource_id: None,
+            blueprint_id: None,
+            parent: None,
+            root_id: id.clone(),
+            depth: 0,
+            priority: ask.priority,
+            ord: now - head_start(ask.priority),
+            epoch: 0,
+            ttl: Some(ttl),
+            max_ttl,
+            create_time: now,
+            queue_expire_time: ask.queue_timeout.map(|patience| now.saturating_add(micros(patience))),
+            build_time: None,
+            acquire_time: None,
+            active_time: None,
+            expire_time: None,
+            renew_time: None,
+            use_time: None,
+            end_time: None,
+            destroy_time: None,
+            allocating: None,
+            reacquires: 0,
+            waiting: Some(Waiting {
+                reason: "QUEUED".to_owned(),
+                message: "it has just been queued".to_owned(),
+                blocked_by: Vec::new(),
+            }),
+            version: 1,
+            id,
+        }
+    }
+}
+
+impl Allocation {
+    /// The commit that makes a lease. When a place is free on a resource that needs no setting up, it is born ACTIVE.
+    async fn first_commit(&self, tx: &mut Tx, mut lease: Lease) -> Result<Lease> {
+        let view = tx.pool_view(&lease).await?;
+        if let Plan::Take { resource, place } = allocator::plan(&lease, &view, &self.rules).plan {
+            let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
+            let instant = blueprint
+                .and_then(|blueprint| self.rules.0.find(&blueprint.kind))
+                .is_some_and(|kind| kind.describe().instant);
+            if instant {
+                self.grant(tx, &mut lease, &resource, place, blueprint).await?;
+            }
+        }
+        tx.insert_lease(&lease).await?;
+        let born_active = lease.state == LeaseState::Active;
+        let (kind, message) = if born_active {
+            ("lease.activated", format!("asked for a {} and got it at once", lease.spec.resource_type))
+        } else {
+            ("lease.created", format!("asked for a {}", lease.spec.resource_type))
+        };
+        let told = Told::by_drydock(kind, message).by(&lease.owner);
+        tx.event(told.of_lease(&lease, &[("worker", self.worker.clone())])).await?;
+        Ok(lease)
+    }
+}
+
+/// Whether a state is `until` or comes later; RELEASED and BROKEN are equally late.
+pub(super) fn reached(state: LeaseState, until: LeaseState) -> bool {
+    let rank = |state| match state {
+        LeaseState::Pending => 0,
+        LeaseState::Acquired => 1,
+        LeaseState::Active => 2,
+        LeaseState::Released | LeaseState::Broken => 3,
+        LeaseState::Destroyed => 4,
+    };
+    rank(state) >= rank(until)
+}

@@ -1,0 +1,197 @@
+//! What a blueprint sees of the world, and where a lease's interfaces are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::effects::ResourceEffects;
+use crate::blueprint::{Blueprint as Kind, Context, Endpoint, Met};
+use crate::error::{Error, Reason, Result};
+use crate::host::Place;
+use crate::model::id::{LeaseId, Subject};
+use crate::model::{Blueprint, Lease, LeaseState, Resource};
+
+/// How many hops an endpoint may take through other leases.
+const MAX_HOPS: usize = 16;
+
+impl Engine {
+    /// The blueprint of a resource: its record and its code.
+    pub(super) async fn blueprint_of(&self, resource: &Resource) -> Result<(Blueprint, Arc<dyn Kind>)> {
+        let record = self.store.find_blueprint(resource.blueprint_id.as_str()).await?.ok_or_else(|| {
+            Error::new(
+                Reason::BlueprintNotFound,
+                format!("the blueprint {} of {} is gone", resource.blueprint_id, resource.id),
+            )
+        })?;
+        let kind = self.registry.find(&record.kind).cloned().ok_or_else(|| {
+            Error::new(
+                Reason::Internal,
+                format!("this daemon has no kind {:?}, which {} needs", record.kind, record.name),
+            )
+        })?;
+        Ok((record, kind))
+    }
+
+    /// All that a step of `resource` sees.
+    pub(super) async fn context(
+        &self,
+        resource: &Resource,
+        record: Blueprint,
+        lease: Option<Lease>,
+        cancel: CancellationToken,
+    ) -> Result<Context> {
+        let mut needs = BTreeMap::new();
+        for need in self.store.needs_of(&resource.id).await? {
+            let Some((_, name)) = need.parent.clone() else { continue };
+            if let Some(met) = self.met(need).await? {
+                needs.insert(name, met);
+            }
+        }
+        if let Some(placed_on) = &resource.placed_on
+            && let Some(host) = self.store.find_lease(placed_on).await?
+            && let Some(met) = self.met(host).await?
+        {
+            needs.insert("host".to_owned(), met);
+        }
+        let slots = self.slots_of(&resource.id.clone().into()).await?;
+        let neighbours = match needs.get("host") {
+            Some(host) => self.neighbours(&resource.owner, &host.lease).await?,
+            None => Vec::new(),
+        };
+        Ok(Context {
+            resource: resource.clone(),
+            blueprint: record,
+            lease,
+            needs,
+            slots,
+            neighbours,
+            effects: Arc::new(ResourceEffects { store: self.store.clone(), resource: resource.id.clone() }),
+            cancel,
+        })
+    }
+
+    /// A needed lease that can be used: ACTIVE, or ended but still on its resource, which `destroy` may need.
+    async fn met(&self, lease: Lease) -> Result<Option<Met>> {
+        if !matches!(lease.state, LeaseState::Active | LeaseState::Released | LeaseState::Broken)
+            || lease.resource_id.is_none()
+        {
+            return Ok(None);
+        }
+        let place = self.place_of(&lease, "command").await?;
+        Ok(Some(Met { lease, place }))
+    }
+
+    async fn slots_of(&self, holder: &Subject) -> Result<Vec<crate::model::slot::Slot>> {
+        let holder = holder.clone();
+        self.store
+            .write(move |tx| {
+                let holder = holder.clone();
+                Box::pin(async move { tx.slots_of(&holder).await })
+            })
+            .await
+    }
+
+    /// Roots of the owner's other ACTIVE leases on the same machine.
+    async fn neighbours(&self, owner: &str, host: &Lease) -> Result<Vec<(LeaseId, PathBuf)>> {
+        let mut neighbours = Vec::new();
+        for lease in self.store.active_leases_of(owner).await? {
+            if let Some((place, machine)) = self.resolve(&lease, "filesystem").await?
+                && machine == host.resource_id
+            {
+                neighbours.push((lease.id, place.root));
+            }
+        }
+        Ok(neighbours)
+    }
+
+    /// Where an interface of a lease is; `None` when it does not offer it.
+    pub(super) async fn place_of(&self, lease: &Lease, interface: &str) -> Result<Option<Place>> {
+        Ok(self.resolve(lease, interface).await?.map(|(place, _)| place))
+    }
+
+    /// The place, and the host resource that it is on.
+    async fn resolve(
+        &self,
+        lease: &Lease,
+        interface: &str,
+    ) -> Result<Option<(Place, Option<crate::model::id::ResourceId>)>> {
+        self.hop(lease.clone(), interface.to_owned(), 0).await
+    }
+
+    fn hop(
+        &self,
+        lease: Lease,
+        interface: String,
+        hops: usize,
+    ) -> BoxFuture<'_, Result<Option<(Place, Option<crate::model::id::ResourceId>)>>> {
+        Box::pin(async move {
+            if hops > MAX_HOPS {
+                return Err(Error::new(
+                    Reason::Internal,
+                    format!("the endpoint of {} goes through too many leases", lease.id),
+                ));
+            }
+            let Some(resource_id) = lease.resource_id.clone() else { return Ok(None) };
+            let Some(resource) = self.store.find_resource(&resource_id).await? else { return Ok(None) };
+            let (record, kind) = self.blueprint_of(&resource).await?;
+            let ctx = self.endpoint_context(&resource, record, &lease, hops).await?;
+            match kind.endpoint(&ctx, &interface) {
+                None => Ok(None),
+                Some(Endpoint::Here(place)) => Ok(Some((place, Some(resource_id)))),
+                Some(Endpoint::On { lease: host, root, quota }) => {
+                    let Some(host) = self.store.find_lease(&host).await? else { return Ok(None) };
+                    let found = self.hop(host, "command".to_owned(), hops + 1).await?;
+                    Ok(found.map(|(place, machine)| (Place { root, quota, ..place }, machine)))
+                }
+                Some(Endpoint::Via(part)) => match self.store.find_lease(&part).await? {
+                    Some(part) => self.hop(part, interface, hops + 1).await,
+                    None => Ok(None),
+                },
+            }
+        })
+    }
+
+    /// Enough of a context for [`Kind::endpoint`]: the needed leases, and of the host its place.
+    async fn endpoint_context(
+        &self,
+        resource: &Resource,
+        record: Blueprint,
+        lease: &Lease,
+        hops: usize,
+    ) -> Result<Context> {
+        let mut needs = BTreeMap::new();
+        let kind = self.registry.find(&record.kind);
+        if kind.is_some_and(|kind| !kind.needs(&record.config).is_empty()) {
+            for need in self.store.needs_of(&resource.id).await? {
+                if let Some((_, name)) = need.parent.clone() {
+                    let place = if name == "host" { self.host_place(need.clone(), hops).await? } else { None };
+                    needs.insert(name, Met { lease: need, place });
+                }
+            }
+            if let Some(placed_on) = &resource.placed_on
+                && let Some(host) = self.store.find_lease(placed_on).await?
+            {
+                let place = self.host_place(host.clone(), hops).await?;
+                needs.insert("host".to_owned(), Met { lease: host, place });
+            }
+        }
+        Ok(Context {
+            resource: resource.clone(),
+            blueprint: record,
+            lease: Some(lease.clone()),
+            needs,
+            slots: Vec::new(),
+            neighbours: Vec::new(),
+            effects: Arc::new(ResourceEffects { store: self.store.clone(), resource: resource.id.clone() }),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    async fn host_place(&self, host: Lease, hops: usize) -> Result<Option<Place>> {
+        Ok(self.hop(host, "command".to_owned(), hops + 1).await?.map(|(place, _)| place))
+    }
+}

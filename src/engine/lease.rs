@@ -1,0 +1,544 @@
+//! The steps of a lease: allocate, set up, expire, clean up.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Engine;
+use super::narrate::Told;
+use super::steps::{KindRules, later, retry};
+use crate::allocator::{self, Plan};
+use crate::blueprint::{Failure, HOST_ATTRIBUTE, Step};
+use crate::clock::micros;
+use crate::error::{Error, Reason, Result};
+use crate::model::id::{LeaseId, ResourceId, Subject};
+use crate::model::slot::Slot;
+use crate::model::task::{MAX_FAILURES, MAX_REACQUIRES};
+use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, StringMap};
+use crate::store::{Baton, Claim, Committed, Next, Scope, Tx, Wait, pool_of};
+
+impl Engine {
+    pub(super) async fn step_lease(
+        &self,
+        claim: &Claim,
+        id: &LeaseId,
+        next: Option<Scope>,
+        lost: CancellationToken,
+    ) -> Result<Committed> {
+        let Some(lease) = self.store.find_lease(id).await? else {
+            return self.store.commit_step(claim, next, |_| Box::pin(async { Ok((Next::Done, Baton::Pass)) })).await;
+        };
+        match lease.state {
+            LeaseState::Pending => self.allocate(claim, id, next).await,
+            LeaseState::Acquired => self.set_up(claim, lease, next, lost).await,
+            LeaseState::Active => self.guard(claim, id, next).await,
+            LeaseState::Released | LeaseState::Broken => self.clean_up(claim, lease, next, lost).await,
+            LeaseState::Destroyed => {
+                self.store.commit_step(claim, next, |_| Box::pin(async { Ok((Next::Done, Baton::Pass)) })).await
+            }
+        }
+    }
+
+    /// PENDING: decided and written in one transaction, on what is true in it.
+    async fn allocate(&self, claim: &Claim, id: &LeaseId, next: Option<Scope>) -> Result<Committed> {
+        let allocation = Arc::new(Allocation { rules: self.rules(), worker: claim.worker.clone() });
+        let id = id.clone();
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let (allocation, id) = (Arc::clone(&allocation), id.clone());
+                Box::pin(async move { allocation.step(tx, &id).await })
+            })
+            .await
+    }
+
+    /// ACQUIRED: the blueprint sets the lease up on its resource.
+    async fn set_up(
+        &self,
+        claim: &Claim,
+        lease: Lease,
+        next: Option<Scope>,
+        lost: CancellationToken,
+    ) -> Result<Committed> {
+        let step = match self.resource_of(&lease).await? {
+            Some(resource) if resource.state == ResourceState::Active => {
+                let (record, kind) = self.blueprint_of(&resource).await?;
+                let running = self.running.begin(claim, &lost);
+                let ctx = self.context(&resource, record, Some(lease.clone()), running.cancel.clone()).await?;
+                let facts = kind.lease_facts(&resource, &lease);
+                match kind.prepare(&ctx).await {
+                    Step::Ready(more) => Step::Ready(facts.into_iter().chain(more).collect()),
+                    step => step,
+                }
+            }
+            _ => Step::done(),
+        };
+        let (failures, worker) = (claim.failures, claim.worker.clone());
+        let step = Arc::new(step);
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let (lease, step, worker) = (lease.clone(), Arc::clone(&step), worker.clone());
+                Box::pin(async move {
+                    let next = finish_set_up(tx, &lease, &step, failures, &worker).await?;
+                    Ok((next, Baton::Pass))
+                })
+            })
+            .await
+    }
+
+    /// ACTIVE: it only waits for its end.
+    async fn guard(&self, claim: &Claim, id: &LeaseId, next: Option<Scope>) -> Result<Committed> {
+        let id = id.clone();
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let id = id.clone();
+                Box::pin(async move {
+                    let lease = tx.get_lease(&id).await?;
+                    if lease.state != LeaseState::Active {
+                        return Ok((Next::Again, Baton::Pass));
+                    }
+                    if lease.expire_time.is_some_and(|at| at <= tx.now()) {
+                        let message =
+                            format!("the lease {id} has reached its expire_time; renew leases that are still in use");
+                        end(tx, &lease, LeaseState::Released, "EXPIRED", &message, "drydock").await?;
+                        return Ok((Next::Again, Baton::Pass));
+                    }
+                    Ok((Next::Park { waits: Vec::new(), until: lease.expire_time }, Baton::Pass))
+                })
+            })
+            .await
+    }
+
+    /// RELEASED or BROKEN: what is placed on it goes first, then what the lease left, then its place.
+    async fn clean_up(
+        &self,
+        claim: &Claim,
+        lease: Lease,
+        next: Option<Scope>,
+        lost: CancellationToken,
+    ) -> Result<Committed> {
+        let placed = self.resources_placed_on(&lease.id).await?;
+        if !placed.is_empty() {
+            return self.release_placed(claim, lease.id, next).await;
+        }
+        let step = match self.resource_of(&lease).await? {
+            Some(resource) => {
+                let (record, kind) = self.blueprint_of(&resource).await?;
+                let ctx = self.context(&resource, record, Some(lease.clone()), lost).await?;
+                kind.clean(&ctx).await
+            }
+            None => Step::done(),
+        };
+        let failures = claim.failures;
+        let step = Arc::new(step);
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let (id, step) = (lease.id.clone(), Arc::clone(&step));
+                Box::pin(async move { Ok((finish_clean_up(tx, &id, &step, failures).await?, Baton::Pass)) })
+            })
+            .await
+    }
+
+    async fn release_placed(&self, claim: &Claim, id: LeaseId, next: Option<Scope>) -> Result<Committed> {
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let id = id.clone();
+                Box::pin(async move {
+                    let mut waits = Vec::new();
+                    for resource in tx.placed_on(&id).await? {
+                        let resource = if resource.state.is_live() {
+                            let message = format!("the host lease {id} that it was placed on has ended");
+                            super::resource::end(
+                                tx,
+                                &resource,
+                                ResourceState::Released,
+                                "RESOURCE_RELEASED",
+                                &message,
+                                false,
+                            )
+                            .await?
+                        } else {
+                            resource
+                        };
+                        waits.push(Wait::Resource(resource.id, resource.state));
+                    }
+                    let next = if waits.is_empty() { Next::Again } else { Next::Park { waits, until: None } };
+                    Ok((next, Baton::Pass))
+                })
+            })
+            .await
+    }
+
+    async fn resource_of(&self, lease: &Lease) -> Result<Option<Resource>> {
+        match &lease.resource_id {
+            Some(id) => self.store.find_resource(id).await,
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn resources_placed_on(&self, lease: &LeaseId) -> Result<Vec<Resource>> {
+        self.store.placed_on(lease).await
+    }
+
+    pub(super) fn rules(&self) -> KindRules {
+        KindRules(self.registry.clone())
+    }
+}
+
+/// What an allocation needs beside the transaction.
+pub(super) struct Allocation {
+    pub(super) rules: KindRules,
+    pub(super) worker: String,
+}
+
+impl Allocation {
+    async fn step(&self, tx: &mut Tx, id: &LeaseId) -> Result<(Next, Baton)> {
+        let lease = tx.get_lease(id).await?;
+        if lease.state != LeaseState::Pending {
+            return Ok((Next::Again, Baton::Pass));
+        }
+        if let Some((parent, _)) = &lease.parent
+            && !tx.find_resource(parent).await?.is_some_and(|parent| parent.state.is_live())
+        {
+            let message = format!("{parent}, which needed it, has ended");
+            end(tx, &lease, LeaseState::Released, "PARENT_ENDED", &message, "drydock").await?;
+            return Ok((Next::Again, Baton::Pass));
+        }
+        if lease.queue_expire_time.is_some_and(|at| at <= tx.now()) {
+            time_out(tx, &lease).await?;
+            return Ok((Next::Again, Baton::Pass));
+        }
+        let Some(current) = self.lose_broken(tx, &lease).await? else { return Ok((Next::Again, Baton::Pass)) };
+        self.decide(tx, &lease, current).await
+    }
+
+    /// The resource that was being built may have failed: counts it, or breaks the lease (`None`).
+    async fn lose_broken(&self, tx: &mut Tx, lease: &Lease) -> Result<Option<Lease>> {
+        let mut current = lease.clone();
+        let Some(own) = &lease.allocating else { return Ok(Some(current)) };
+        let own = tx.find_resource(own).await?;
+        if own.as_ref().is_some_and(|own| own.state.is_live()) {
+            return Ok(Some(current));
+        }
+        let (permanent, why) = own.map_or((false, "it is gone".to_owned()), |own| (own.permanent, own.state_message));
+        current.reacquires += 1;
+        current.allocating = None;
+        if permanent || current.reacquires >= MAX_REACQUIRES {
+            let message = if permanent {
+                why
+            } else {
+                format!("{MAX_REACQUIRES} resources could not be built for it; the last: {why}")
+            };
+            end(tx, lease, LeaseState::Broken, "BUILD_FAILED", &message, "drydock").await?;
+            return Ok(None);
+        }
+        Ok(Some(current))
+    }
+
+    async fn decide(&self, tx: &mut Tx, before: &Lease, mut lease: Lease) -> Result<(Next, Baton)> {
+        let view = tx.pool_view(&lease).await?;
+        let decision = allocator::plan(&lease, &view, &self.rules);
+        let baton = if decision.more { Baton::Pass } else { Baton::Keep };
+        let until = lease.queue_expire_time;
+        match decision.plan {
+            Plan::Take { resource, place } => {
+                let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
+                self.take(tx, before, &mut lease, &resource, place, blueprint).await?;
+                if lease.state == LeaseState::Active {
+                    return Ok((Next::Park { waits: Vec::new(), until: lease.expire_time }, baton));
+                }
+                Ok((Next::Again, baton))
+            }
+            Plan::Build { blueprint, place } => {
+                let resource = self.build(tx, &lease, &blueprint, place).await?;
+                lease.allocating = Some(resource.id.clone());
+                lease.build_time = Some(tx.now());
+                lease.waiting = decision
+                    .waiting
+                    .map(|waiting| crate::model::Waiting { blocked_by: vec![resource.id.to_string()], ..waiting });
+                tx.put_lease(before, &lease).await?;
+                Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
+            }
+            Plan::Await(resource) => {
+                self.note_waiting(tx, before, lease, decision.waiting).await?;
+                Ok((Next::Park { waits: vec![Wait::Resource(resource, ResourceState::Pending)], until }, Baton::Pass))
+            }
+            Plan::Park => {
+                let pool = Wait::Pool(lease.spec.resource_type.clone());
+                self.note_waiting(tx, before, lease, decision.waiting).await?;
+                Ok((Next::Park { waits: vec![pool], until }, Baton::Pass))
+            }
+            Plan::Gone => {
+                let message = format!("no blueprint that could make this {} is left", lease.spec.resource_type);
+                end(tx, before, LeaseState::Broken, "BLUEPRINT_GONE", &message, "drydock").await?;
+                Ok((Next::Again, Baton::Pass))
+            }
+        }
+    }
+
+    async fn note_waiting(
+        &self,
+        tx: &mut Tx,
+        before: &Lease,
+        mut lease: Lease,
+        waiting: Option<crate::model::Waiting>,
+    ) -> Result<()> {
+        if before.waiting == waiting && *before == lease {
+            return Ok(());
+        }
+        lease.waiting = waiting;
+        tx.put_lease(before, &lease).await?;
+        let why = lease.waiting.clone().unwrap_or_default();
+        if before.waiting.as_ref().is_none_or(|old| old.reason != why.reason) {
+            let told = Told::by_drydock("lease.waiting", why.message).because(&why.reason);
+            let more = [("worker", self.worker.clone()), ("waits_for", why.blocked_by.join(" "))];
+            tx.event(told.of_lease(&lease, &more)).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease gets a place on a resource; with an instant kind it is ACTIVE at once.
+    pub(super) async fn take(
+        &self,
+        tx: &mut Tx,
+        before: &Lease,
+        lease: &mut Lease,
+        resource: &Resource,
+        place: i64,
+        blueprint: Option<&Blueprint>,
+    ) -> Result<()> {
+        self.grant(tx, lease, resource, place, blueprint).await?;
+        tx.put_lease(before, lease).await?;
+        let kind = if lease.state == LeaseState::Active { "lease.activated" } else { "lease.acquired" };
+        let message = format!("got place {place} of {} on {}", resource.lease_limit, resource.id);
+        let told = Told::by_drydock(kind, message);
+        tx.event(
+            told.of_lease(lease, &[("worker", self.worker.clone()), ("blueprint", resource.blueprint_id.to_string())]),
+        )
+        .await
+    }
+
+    /// Takes the slot and fills the lease in, without writing it.
+    pub(super) async fn grant(
+        &self,
+        tx: &mut Tx,
+        lease: &mut Lease,
+        resource: &Resource,
+        place: i64,
+        blueprint: Option<&Blueprint>,
+    ) -> Result<()> {
+        lease.epoch += 1;
+        let slot = Slot::on_resource(&resource.id, place);
+        tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &[slot]).await?;
+        lease.state = LeaseState::Acquired;
+        lease.resource_id = Some(resource.id.clone());
+        lease.blueprint_id = Some(resource.blueprint_id.clone());
+        lease.acquire_time = Some(tx.now());
+        lease.allocating = None;
+        lease.waiting = Some(crate::model::Waiting {
+            reason: "ACTIVATING".to_owned(),
+            message: format!("it is being set up on {}", resource.id),
+            blocked_by: vec![resource.id.to_string()],
+        });
+        let kind = blueprint.and_then(|blueprint| self.rules.0.find(&blueprint.kind));
+        if let Some(kind) = kind.filter(|kind| kind.describe().instant) {
+            activate(lease, kind.lease_facts(resource, lease), tx.now());
+        }
+        Ok(())
+    }
+
+    /// A new resource for the lease, with its place in the blueprint's limit and its task.
+    async fn build(&self, tx: &mut Tx, lease: &Lease, blueprint: &Blueprint, place: Option<i64>) -> Result<Resource> {
+        let now = tx.now();
+        let id = ResourceId::new(now);
+        let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
+        let placed_on = lease.spec.attributes.get(HOST_ATTRIBUTE.name).and_then(|host| LeaseId::parse(host));
+        let resource = Resource {
+            name: format!("{}-{tail}", blueprint.name),
+            resource_type: blueprint.resource_type.clone(),
+            blueprint_id: blueprint.id.clone(),
+            state: ResourceState::Pending,
+            state_reason: String::new(),
+            state_message: String::new(),
+            facts: StringMap::new(),
+            attributes: lease.spec.attributes.clone(),
+            labels: blueprint.labels.clone(),
+            owner: lease.owner.clone(),
+            made_for: Some(lease.id.clone()),
+            root_id: Some(lease.root_id.clone()),
+            placed_on,
+            lease_limit: allocator::leases_of(blueprint, &self.rules),
+            depth: lease.depth + 1,
+            ord: lease.ord,
+            drain: None,
+            problem: String::new(),
+            cleanup_failures: 0,
+            create_time: now,
+            active_time: None,
+            check_time: None,
+            end_time: None,
+            permanent: false,
+            torn_down: false,
+            version: 1,
+            id,
+        };
+        if let Some(place) = place {
+            let slot = Slot::of_blueprint(&blueprint.id, place);
+            tx.take_slots(&Subject::from(resource.id.clone()), 1, &[slot]).await?;
+        }
+        tx.insert_resource(&resource).await?;
+        let told =
+            Told::by_drydock("resource.created", format!("{} is built for {}", resource.resource_type, lease.id));
+        let more = [("worker", self.worker.clone()), ("blueprint", blueprint.name.clone())];
+        tx.event(told.of_resource(&resource, &more)).await?;
+        Ok(resource)
+    }
+}
+
+/// The last words of becoming ACTIVE.
+pub(super) fn activate(lease: &mut Lease, facts: StringMap, now: crate::clock::Micros) {
+    lease.state = LeaseState::Active;
+    lease.facts = facts;
+    lease.active_time = Some(now);
+    lease.expire_time = lease.ttl.map(|ttl| now + ttl);
+    lease.waiting = None;
+}
+
+async fn finish_set_up(tx: &mut Tx, seen: &Lease, step: &Step, failures: i64, worker: &str) -> Result<Next> {
+    let lease = tx.get_lease(&seen.id).await?;
+    if lease.state != LeaseState::Acquired || lease.epoch != seen.epoch {
+        return Ok(Next::Again);
+    }
+    if lease.queue_expire_time.is_some_and(|at| at <= tx.now()) {
+        time_out(tx, &lease).await?;
+        return Ok(Next::Again);
+    }
+    let resource = match &lease.resource_id {
+        Some(id) => tx.find_resource(id).await?,
+        None => None,
+    };
+    if !resource.as_ref().is_some_and(|resource| resource.state == ResourceState::Active) {
+        reacquire(tx, &lease, "its resource broke while it was set up").await?;
+        return Ok(Next::Again);
+    }
+    match step {
+        Step::Ready(facts) => {
+            let mut after = lease.clone();
+            activate(&mut after, facts.clone(), tx.now());
+            tx.put_lease(&lease, &after).await?;
+            let told = Told::by_drydock("lease.activated", "it is set up and can be used");
+            tx.event(told.of_lease(&after, &[("worker", worker.to_owned())])).await?;
+            Ok(Next::Park { waits: Vec::new(), until: after.expire_time })
+        }
+        Step::Later { after, .. } => Ok(Next::Park { waits: Vec::new(), until: Some(tx.now() + micros(*after)) }),
+        Step::Failed(failure) if failure.permanent || failures + 1 >= MAX_FAILURES => {
+            end(tx, &lease, LeaseState::Broken, "BUILD_FAILED", &words(failure), "drydock").await?;
+            Ok(Next::Again)
+        }
+        Step::Failed(failure) => Ok(retry(tx, failures, words(failure))),
+        Step::Needs(_) | Step::Exclusive(_) => {
+            let message =
+                "its blueprint asked for leases or slots while setting a lease up, which only building may do";
+            end(tx, &lease, LeaseState::Broken, "BUILD_FAILED", message, "drydock").await?;
+            Ok(Next::Again)
+        }
+    }
+}
+
+/// Back into the queue at the old place, at most three times.
+pub(super) async fn reacquire(tx: &mut Tx, lease: &Lease, why: &str) -> Result<()> {
+    if lease.reacquires + 1 >= MAX_REACQUIRES {
+        let message = format!("{MAX_REACQUIRES} resources were lost under it; the last time {why}");
+        return end(tx, lease, LeaseState::Broken, "RESOURCE_BROKEN", &message, "drydock").await;
+    }
+    let mut after = lease.clone();
+    after.state = LeaseState::Pending;
+    after.reacquires += 1;
+    after.resource_id = None;
+    after.blueprint_id = None;
+    after.acquire_time = None;
+    after.waiting = None;
+    tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
+    tx.put_lease(lease, &after).await?;
+    tx.wake_task(&Subject::from(lease.id.clone())).await?;
+    tx.event(Told::by_drydock("lease.requeued", why).of_lease(&after, &[])).await
+}
+
+async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64) -> Result<Next> {
+    let lease = tx.get_lease(id).await?;
+    if !matches!(lease.state, LeaseState::Released | LeaseState::Broken) {
+        return Ok(Next::Again);
+    }
+    match step {
+        Step::Ready(_) => {}
+        Step::Later { after, .. } => {
+            return Ok(Next::Park { waits: Vec::new(), until: Some(tx.now() + micros(*after)) });
+        }
+        Step::Failed(failure) => {
+            note_failed_cleanup(tx, lease.resource_id.as_ref(), &failure.message).await?;
+            let told = Told::by_drydock("lease.cleanup_failed", words(failure));
+            tx.event(told.of_lease(&lease, &[])).await?;
+            return Ok(Next::Retry { waits: Vec::new(), until: later(tx, failures), error: words(failure) });
+        }
+        Step::Needs(_) | Step::Exclusive(_) => {
+            return Err(Error::new(Reason::Internal, "a blueprint asked for leases or slots while cleaning up"));
+        }
+    }
+    let mut after = lease.clone();
+    after.state = LeaseState::Destroyed;
+    after.destroy_time = Some(tx.now());
+    tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
+    tx.put_lease(&lease, &after).await?;
+    if let Some(resource) = &lease.resource_id {
+        tx.nudge(resource.clone()).await?;
+        tx.wake_pool(&pool_of(&lease.spec.resource_type), None).await?;
+    }
+    tx.event(Told::by_drydock("lease.destroyed", "nothing of it is left").of_lease(&after, &[])).await?;
+    Ok(Next::Done)
+}
+
+pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceId>, message: &str) -> Result<()> {
+    let Some(id) = resource else { return Ok(()) };
+    let Some(before) = tx.find_resource(id).await? else { return Ok(()) };
+    let mut after = before.clone();
+    after.cleanup_failures += 1;
+    after.problem = format!("clean-up failed {} times, it keeps its slots: {message}", after.cleanup_failures);
+    tx.put_resource(&before, &after).await
+}
+
+async fn time_out(tx: &mut Tx, lease: &Lease) -> Result<()> {
+    let waiting =
+        lease.waiting.as_ref().map_or_else(String::new, |waiting| format!("; last it waited: {}", waiting.message));
+    let message = format!("it was not ACTIVE within its queue_timeout{waiting}");
+    end(tx, lease, LeaseState::Released, "QUEUE_TIMEOUT", &message, "drydock").await
+}
+
+/// Ends a live lease; what was built for it alone is told.
+pub(super) async fn end(
+    tx: &mut Tx,
+    before: &Lease,
+    state: LeaseState,
+    reason: &str,
+    message: &str,
+    actor: &str,
+) -> Result<()> {
+    let mut after = before.clone();
+    after.state = state;
+    after.state_reason = reason.to_owned();
+    after.state_message = message.to_owned();
+    after.end_time = Some(tx.now());
+    after.waiting = None;
+    tx.put_lease(before, &after).await?;
+    if let Some(building) = &before.allocating {
+        tx.nudge(building.clone()).await?;
+    }
+    let kind = if state == LeaseState::Broken { "lease.broken" } else { "lease.released" };
+    tx.event(Told::by_drydock(kind, message).because(reason).by(actor).of_lease(&after, &[])).await
+}
+
+pub(super) fn words(failure: &Failure) -> String {
+    if failure.tail.is_empty() {
+        failure.message.clone()
+    } else {
+        format!("{}\n{}", failure.message, failure.tail.trim_end())
+    }
+}

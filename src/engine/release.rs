@@ -1,0 +1,182 @@
+//! Giving leases back, and keeping them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Caller, Engine, LeaseView, RequestKey, caller, expired};
+use crate::clock::micros;
+use crate::error::{Error, Reason, Result};
+use crate::model::filter::Filter;
+use crate::model::id::{LeaseId, Subject};
+use crate::model::{Lease, LeaseState};
+use crate::store::{ListQuery, Tx};
+
+/// Leases that one call releases at most.
+const MAX_RELEASED: usize = 10_000;
+
+impl Engine {
+    /// Ends a lease; answers when RELEASED is durable or, with `wait`, when nothing of it is left. Ended already is fine.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_FOUND`; `LEASE_IN_USE` when others sit on it, unless `force`.
+    pub async fn release_lease(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        comment: &str,
+        force: bool,
+        key: Option<RequestKey>,
+        wait: Duration,
+    ) -> Result<LeaseView> {
+        let lease = self.find_own_lease(caller, id).await?;
+        let request = key.map(|key| key.of(caller));
+        let (id, actor, comment) = (lease.id, caller.principal.clone(), comment.to_owned());
+        let lease = self
+            .store
+            .write(move |tx| {
+                let (id, actor, comment, request) = (id.clone(), actor.clone(), comment.clone(), request.clone());
+                Box::pin(async move {
+                    if let Some(request) = &request
+                        && tx.seen(request).await?.is_some()
+                    {
+                        return tx.get_lease(&id).await;
+                    }
+                    let lease = release(tx, &id, force, &comment, &actor).await?;
+                    if let Some(request) = &request {
+                        tx.remember(request, id.as_str()).await?;
+                    }
+                    Ok(lease)
+                })
+            })
+            .await?;
+        self.wait_for(lease, LeaseState::Destroyed, wait).await
+    }
+
+    /// Releases all live root leases of the caller that match, queued ones too.
+    ///
+    /// # Errors
+    /// `LEASE_IN_USE` for the first that others sit on, unless `force`; then none is released.
+    pub async fn release_leases(
+        &self,
+        caller: &Caller,
+        filter: Filter,
+        comment: &str,
+        force: bool,
+        validate_only: bool,
+        key: Option<RequestKey>,
+    ) -> Result<Vec<LeaseId>> {
+        let matching = self.matching(caller, filter).await?;
+        if validate_only || matching.is_empty() {
+            return Ok(matching);
+        }
+        let request = key.map(|key| key.of(caller));
+        let (actor, comment) = (caller.principal.clone(), comment.to_owned());
+        self.store
+            .write(move |tx| {
+                let (matching, actor, comment, request) =
+                    (matching.clone(), actor.clone(), comment.clone(), request.clone());
+                Box::pin(async move {
+                    if let Some(request) = &request
+                        && let Some(object) = tx.seen(request).await?
+                    {
+                        return Ok(object.split(' ').filter_map(LeaseId::parse).collect());
+                    }
+                    for id in &matching {
+                        release(tx, id, force, &comment, &actor).await?;
+                    }
+                    if let Some(request) = &request {
+                        let ids: Vec<&str> = matching.iter().map(LeaseId::as_str).collect();
+                        tx.remember(request, &ids.join(" ")).await?;
+                    }
+                    Ok(matching)
+                })
+            })
+            .await
+    }
+
+    async fn matching(&self, caller: &Caller, filter: Filter) -> Result<Vec<LeaseId>> {
+        let mut query =
+            ListQuery { filter: Some(filter), owner: Some(caller.principal.clone()), after: None, limit: 499 };
+        let mut matching = Vec::new();
+        loop {
+            let page = self.store.list_leases(&query, false).await?;
+            let more = page.len() == 500;
+            query.after = page.last().map(|lease| lease.id.to_string());
+            matching.extend(page.into_iter().filter(|lease| lease.state.is_live()).map(|lease| lease.id));
+            if matching.len() > MAX_RELEASED {
+                return Err(Error::invalid(format!("the filter matches more than {MAX_RELEASED} leases; narrow it")));
+            }
+            if !more {
+                return Ok(matching);
+            }
+        }
+    }
+
+    /// Sets `expire_time` to now + ttl, at most `max_ttl` from now; may shorten.
+    ///
+    /// # Errors
+    /// `LEASE_EXPIRED`, `LEASE_NOT_ACTIVE`; `INVALID_ARGUMENT` for a sub-lease.
+    pub async fn renew_lease(&self, caller: &Caller, id: &str, ttl: Option<Duration>) -> Result<LeaseView> {
+        let lease = self.find_own_lease(caller, id).await?;
+        if lease.parent.is_some() {
+            return Err(Error::invalid(format!("{id} is a sub-lease; it lives as long as the resource that needs it")));
+        }
+        self.active_lease(&lease.id).await?;
+        let id = lease.id;
+        let lease = self
+            .store
+            .write(move |tx| {
+                let id = id.clone();
+                Box::pin(async move { renew(tx, &id, ttl).await })
+            })
+            .await?;
+        self.view(lease).await
+    }
+}
+
+async fn renew(tx: &mut Tx, id: &LeaseId, ttl: Option<Duration>) -> Result<Lease> {
+    let before = tx.find_lease(id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?;
+    let now = tx.now();
+    if before.state != LeaseState::Active {
+        return Err(Error::new(Reason::LeaseNotActive, format!("the lease {id} has ended meanwhile")));
+    }
+    if before.expire_time.is_some_and(|at| at <= now) {
+        return Err(expired(id));
+    }
+    let mut after = before.clone();
+    let span = ttl.map(micros).or(before.ttl).unwrap_or(before.max_ttl).min(before.max_ttl);
+    after.expire_time = Some(now + span);
+    after.renew_time = Some(now);
+    tx.put_lease(&before, &after).await?;
+    after.version += 1;
+    // Its timer is set anew by its own step.
+    tx.wake_task(&Subject::from(id.clone())).await?;
+    Ok(after)
+}
+
+async fn release(tx: &mut Tx, id: &LeaseId, force: bool, comment: &str, actor: &str) -> Result<Lease> {
+    let lease = tx.find_lease(id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?;
+    if lease.state.has_ended() {
+        return Ok(lease);
+    }
+    if !force {
+        let placed = tx.placed_on(id).await?;
+        let mut users: Vec<String> =
+            placed.iter().filter_map(|resource| resource.made_for.as_ref()).map(ToString::to_string).collect();
+        if let Some((parent, _)) = &lease.parent {
+            users.push(parent.to_string());
+        }
+        if !users.is_empty() {
+            return Err(Error::new(
+                Reason::LeaseInUse,
+                format!("the lease {id} is in use by {}; release them first, or use force", users.join(", ")),
+            )
+            .with("used_by", users.join(" ")));
+        }
+    }
+    let reason = if lease.state == LeaseState::Pending { "CANCELLED" } else { "RELEASED_BY_CALLER" };
+    let message =
+        if comment.is_empty() { format!("released by {actor}") } else { format!("released by {actor}: {comment}") };
+    super::lease::end(tx, &lease, LeaseState::Released, reason, &message, actor).await?;
+    tx.get_lease(id).await
+}

@@ -1,0 +1,232 @@
+//! Watches: the present state, then every change, resumable without loss.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Caller, Engine, LeaseView, acquire};
+use crate::error::{Error, Reason, Result};
+use crate::model::filter::Filter;
+use crate::model::id::LeaseId;
+use crate::model::{Event, LeaseState};
+use crate::store::{ListQuery, News};
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeaseUpdate {
+    /// In the first update, and whenever it changed.
+    pub lease: Option<LeaseView>,
+    /// New events of the whole tree, oldest first.
+    pub events: Vec<Event>,
+    /// Give it back to resume.
+    pub cursor: String,
+}
+
+/// A watch over one lease and its tree.
+pub struct LeaseWatch {
+    engine: Arc<Engine>,
+    id: LeaseId,
+    root: LeaseId,
+    until: LeaseState,
+    news: Receiver<Arc<News>>,
+    /// Newest event that was passed on, or was there before the watch.
+    seq: i64,
+    /// The first update, with what came since the caller's cursor.
+    first: Option<LeaseUpdate>,
+    version: i64,
+    over: bool,
+}
+
+/// The text of a cursor.
+#[must_use]
+pub fn event_cursor(seq: i64) -> String {
+    format!("c1.{seq}")
+}
+
+/// Reads a cursor.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for what is none.
+pub fn parse_event_cursor(cursor: &str) -> Result<i64> {
+    cursor.strip_prefix("c1.").and_then(|seq| seq.parse().ok()).filter(|seq| *seq >= 0).ok_or_else(|| {
+        Error::invalid(format!("{cursor:?} is not a cursor of this service; send one from an earlier answer, or none"))
+    })
+}
+
+impl Engine {
+    /// Watches a lease of the caller until it reaches `until` (DESTROYED when not given).
+    ///
+    /// # Errors
+    /// `LEASE_NOT_FOUND`; `CURSOR_EXPIRED` when events after the cursor are no longer kept.
+    pub async fn watch_lease(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        until: Option<LeaseState>,
+        cursor: &str,
+    ) -> Result<LeaseWatch> {
+        // Subscribed before the first look: what is committed in between is seen by one or the other.
+        let news = self.store.news();
+        let since = self.resume(cursor).await?;
+        let (_, newest) = self.store.event_span().await?;
+        let lease = self.find_own_lease(caller, id).await?;
+        let root = lease.root_id.clone();
+        let mut events = Vec::new();
+        if let Some(since) = since {
+            let mut at = since;
+            loop {
+                let page = self.store.tree_events_after(&root, at).await?;
+                let Some(last) = page.last() else { break };
+                at = last.seq;
+                events.extend(page);
+            }
+        }
+        let seq = events.last().map_or(newest, |event| event.seq.max(newest));
+        let version = lease.version;
+        let until = until.unwrap_or(LeaseState::Destroyed);
+        let view = self.view(lease).await?;
+        let over = acquire::reached(view.lease.state, until);
+        let id = view.lease.id.clone();
+        let first = Some(LeaseUpdate { lease: Some(view), events, cursor: event_cursor(seq) });
+        Ok(LeaseWatch { engine: Arc::clone(self), id, root, until, news, seq, first, version, over })
+    }
+
+    /// Watches events that match, and that the caller may see.
+    ///
+    /// # Errors
+    /// `CURSOR_EXPIRED` when events after the cursor are no longer kept.
+    pub async fn watch_events(
+        self: &Arc<Self>,
+        caller: &Caller,
+        filter: Option<Filter>,
+        cursor: &str,
+    ) -> Result<EventWatch> {
+        let news = self.store.news();
+        let (_, newest) = self.store.event_span().await?;
+        let seq = self.resume(cursor).await?.unwrap_or(newest);
+        let query = ListQuery { filter, owner: caller.narrowed_to(), after: None, limit: 499 };
+        Ok(EventWatch { engine: Arc::clone(self), query, news, seq, pending: VecDeque::new(), look: true })
+    }
+
+    /// Events the caller may see, oldest first.
+    pub async fn list_events(&self, caller: &Caller, query: ListQuery) -> Result<Vec<Event>> {
+        self.store.list_events(&ListQuery { owner: caller.narrowed_to(), ..query }).await
+    }
+
+    /// Sequence number of the newest event; 0 when there is none.
+    pub async fn newest_event(&self) -> Result<i64> {
+        Ok(self.store.event_span().await?.1)
+    }
+
+    async fn resume(&self, cursor: &str) -> Result<Option<i64>> {
+        if cursor.is_empty() {
+            return Ok(None);
+        }
+        let seq = parse_event_cursor(cursor)?;
+        let (oldest, newest) = self.store.event_span().await?;
+        if oldest > 0 && seq + 1 < oldest || seq > newest {
+            return Err(Error::new(
+                Reason::CursorExpired,
+                "events after this cursor are no longer kept; start again without one, and look at the present state",
+            ));
+        }
+        Ok(Some(seq))
+    }
+}
+
+fn draining() -> Error {
+    Error::new(Reason::ServerDraining, "the daemon is going down; resume from the last cursor in a moment")
+}
+
+impl LeaseWatch {
+    /// The next update; `None` when the watch has reached its end. Safe to drop half-way.
+    ///
+    /// # Errors
+    /// `SERVER_DRAINING`.
+    pub async fn next(&mut self) -> Result<Option<LeaseUpdate>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        while !self.over {
+            let drain = self.engine.drain.clone();
+            let told = tokio::select! {
+                told = self.news.recv() => told,
+                () = drain.cancelled() => return Err(draining()),
+            };
+            let events = match told {
+                Ok(news) => self.of_tree(&news),
+                Err(RecvError::Lagged(_)) => self.engine.store.tree_events_after(&self.root, self.seq).await?,
+                Err(RecvError::Closed) => return Err(draining()),
+            };
+            if let Some(last) = events.last() {
+                return self.update(last.seq, events).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn of_tree(&self, news: &News) -> Vec<Event> {
+        let new = news.events.iter().filter(|event| event.seq > self.seq && event.root_id.as_ref() == Some(&self.root));
+        new.cloned().collect()
+    }
+
+    async fn update(&mut self, seq: i64, events: Vec<Event>) -> Result<LeaseUpdate> {
+        let lease = self.engine.store.find_lease(&self.id).await?;
+        self.seq = seq;
+        let Some(lease) = lease else {
+            self.over = true;
+            return Ok(LeaseUpdate { lease: None, events, cursor: event_cursor(seq) });
+        };
+        let changed = lease.version != self.version;
+        self.version = lease.version;
+        self.over = acquire::reached(lease.state, self.until);
+        let lease = if changed { Some(self.engine.view(lease).await?) } else { None };
+        Ok(LeaseUpdate { lease, events, cursor: event_cursor(seq) })
+    }
+}
+
+/// A watch over events.
+pub struct EventWatch {
+    engine: Arc<Engine>,
+    query: ListQuery,
+    news: Receiver<Arc<News>>,
+    seq: i64,
+    pending: VecDeque<Vec<Event>>,
+    /// Something may have been written since `seq`.
+    look: bool,
+}
+
+impl EventWatch {
+    /// The next events, oldest first, and the cursor after them. Safe to drop half-way.
+    ///
+    /// # Errors
+    /// `SERVER_DRAINING`.
+    pub async fn next(&mut self) -> Result<Option<(Vec<Event>, String)>> {
+        loop {
+            if let Some(events) = self.pending.pop_front() {
+                return Ok(Some((events, event_cursor(self.seq))));
+            }
+            if self.look {
+                let query = ListQuery { after: Some(self.seq.to_string()), ..self.query.clone() };
+                let events = self.engine.store.list_events(&query).await?;
+                self.look = events.len() == 500;
+                if let Some(last) = events.last() {
+                    self.seq = last.seq;
+                    self.pending.push_back(events);
+                    continue;
+                }
+            }
+            let drain = self.engine.drain.clone();
+            tokio::select! {
+                told = self.news.recv() => match told {
+                    Ok(news) => self.look |= !news.events.is_empty(),
+                    Err(RecvError::Lagged(_)) => self.look = true,
+                    Err(RecvError::Closed) => return Err(draining()),
+                },
+                () = drain.cancelled() => return Err(draining()),
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Files under a lease's root.

@@ -1,0 +1,175 @@
+//! The loop of a worker, the loop of a caller that drives its own lease, and the keeping of a claim.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Scheduler;
+use crate::clock::{Micros, span};
+use crate::error::{Reason, Result, report};
+use crate::model::id::LeaseId;
+use crate::store::{CLAIM_LENGTH, Claim, Committed, Scope};
+
+/// A worker: steps until the scheduler stops, idle only when nothing is ready anywhere.
+pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
+    let mut next = None;
+    while !scheduler.stop.is_cancelled() {
+        // Subscribed before the scan: what becomes ready after it rings.
+        let ready = scheduler.bell.ready();
+        tokio::pin!(ready);
+        ready.as_mut().enable();
+        let claim = match next.take() {
+            Some(claim) => Some(claim),
+            None => claim(&scheduler, &Scope::Any, &name).await,
+        };
+        match claim {
+            Some(claim) => {
+                next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
+            }
+            None => tokio::select! {
+                () = ready => {}
+                () = scheduler.stop.cancelled() => {}
+            },
+        }
+    }
+    if let Some(claim) = next {
+        hand_back(&scheduler, &claim).await;
+    }
+}
+
+/// A caller that works for its own lease.
+pub(super) async fn drive<F, Fut>(
+    scheduler: Arc<Scheduler>,
+    name: String,
+    root: LeaseId,
+    reached: F,
+    patience: Micros,
+    left: CancellationToken,
+) -> Result<()>
+where
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<bool>> + Send + 'static,
+{
+    let clock = Arc::clone(scheduler.store.clock());
+    let scope = Scope::Root(root.clone());
+    let watched = scheduler.bell.watch(root);
+    let over = || left.is_cancelled() || scheduler.stop.is_cancelled() || clock.now() >= patience;
+    let mut next: Option<Claim> = None;
+    loop {
+        let changed = watched.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let done = over() || reached().await?;
+        if done {
+            if let Some(claim) = next {
+                hand_back(&scheduler, &claim).await;
+            }
+            return Ok(());
+        }
+        let claim = match next.take() {
+            Some(claim) => Some(claim),
+            None => claim(&scheduler, &scope, &name).await,
+        };
+        match claim {
+            Some(claim) => next = run_one(&scheduler, &claim, || (!over()).then(|| scope.clone())).await,
+            None => tokio::select! {
+                () = changed => {}
+                () = left.cancelled() => {}
+                () = scheduler.stop.cancelled() => {}
+                () = clock.sleep_until(patience) => {}
+            },
+        }
+    }
+}
+
+async fn claim(scheduler: &Scheduler, scope: &Scope, name: &str) -> Option<Claim> {
+    match scheduler.store.claim(scope, name).await {
+        Ok(claim) => claim,
+        Err(error) => {
+            tracing::error!(error = %report(&error), "cannot claim a task; trying again in 1 s");
+            let clock = scheduler.store.clock();
+            tokio::select! {
+                () = clock.sleep_until(clock.now() + 1_000_000) => {}
+                () = scheduler.stop.cancelled() => {}
+            }
+            // Not a scan that found nothing: ring for the next one.
+            scheduler.bell.ring_one();
+            None
+        }
+    }
+}
+
+/// Takes one step, keeping the claim meanwhile; answers the next claim when one was fused into the commit.
+async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option<Scope>) -> Option<Claim> {
+    let lost = CancellationToken::new();
+    let step = async {
+        // A step planned on what someone else changed meanwhile is simply taken again.
+        for _ in 0..16 {
+            let outcome = AssertUnwindSafe(scheduler.steps.step(held, scope(), lost.clone())).catch_unwind().await;
+            match outcome {
+                Ok(Err(error)) if error.reason == Reason::EtagMismatch => {}
+                Ok(outcome) => return outcome,
+                Err(panic) => {
+                    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+                    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                    return Err(crate::error::Error::new(Reason::Internal, format!("the step panicked: {text}")));
+                }
+            }
+        }
+        Err(crate::error::Error::new(Reason::Internal, "the step was overtaken 16 times"))
+    };
+    let outcome = tokio::select! {
+        outcome = step => outcome,
+        () = keep(scheduler, held, &lost) => return None,
+    };
+    match outcome {
+        Ok(Committed::Done(next)) => next,
+        Ok(Committed::FenceLost) => {
+            tracing::warn!(task = %held.task, subject = %held.subject, "a claim was lost; its step left nothing");
+            None
+        }
+        Err(error) => {
+            let text = report(&error);
+            tracing::error!(task = %held.task, subject = %held.subject, error = %text, "a step failed");
+            if let Err(error) = scheduler.steps.stumble(held, &text).await {
+                // The claim runs out, and someone takes it over.
+                tracing::error!(task = %held.task, error = %report(&error), "cannot park a failed step");
+            }
+            None
+        }
+    }
+}
+
+/// Renews the claim at a third of its length. Returns, with `lost` cancelled, when it could not be kept: judged by our
+/// own monotonic clock, so that a daemon that was stopped does not act on what it lost.
+async fn keep(scheduler: &Scheduler, claim: &Claim, lost: &CancellationToken) {
+    let length = span(CLAIM_LENGTH);
+    let mut renewed = Instant::now();
+    let mut ticks = tokio::time::interval_at(renewed + length / 3, length / 3);
+    loop {
+        ticks.tick().await;
+        let asked = Instant::now();
+        match scheduler.store.renew_claim(claim).await {
+            Ok(Some(_)) => renewed = asked,
+            Ok(None) => break,
+            Err(error) => tracing::warn!(task = %claim.task, error = %report(&error), "cannot renew a claim"),
+        }
+        if renewed.elapsed() > length.saturating_sub(Duration::from_secs(5)) {
+            break;
+        }
+    }
+    tracing::warn!(task = %claim.task, subject = %claim.subject, "a claim could not be kept; giving its step up");
+    lost.cancel();
+}
+
+/// A claim that came with the last commit and is not wanted any more goes back at once.
+async fn hand_back(scheduler: &Scheduler, claim: &Claim) {
+    if let Err(error) = scheduler.store.hand_back(claim).await {
+        tracing::warn!(task = %claim.task, error = %report(&error), "cannot hand a claim back");
+    }
+}

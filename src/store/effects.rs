@@ -1,0 +1,98 @@
+//! The log of external effects: the intent is durable before the effect happens.
+
+use serde_json::Value;
+
+use super::row::{Columns, from_json, json};
+use super::{Store, failed};
+use crate::error::Result;
+use crate::model::id::ResourceId;
+
+/// An effect as it is written down: its name and, when it is done, its outcome.
+type Logged = (String, Option<Value>);
+
+impl Store {
+    /// Writes an intent unless it is there; answers what was known before: `None` nothing, `Some(None)` begun,
+    /// `Some(Some(outcome))` done.
+    pub async fn begin_effect(
+        &self,
+        resource: &ResourceId,
+        name: &str,
+        request: &Value,
+    ) -> Result<Option<Option<Value>>> {
+        let (resource, name, request) = (resource.to_string(), name.to_owned(), json(request));
+        self.write(move |tx| {
+            let (resource, name, request) = (resource.clone(), name.clone(), request.clone());
+            Box::pin(async move {
+                let known = sqlx::query("SELECT state, outcome FROM effect WHERE subject = $1 AND name = $2")
+                    .bind(resource.clone())
+                    .bind(name.clone());
+                if let Some(row) = tx.fetch_one(known).await? {
+                    let columns = Columns(&row);
+                    let done = columns.text("state")? == "DONE";
+                    return Ok(Some(if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None }));
+                }
+                let statement = sqlx::query(
+                    "INSERT INTO effect (subject, name, state, request, outcome, time) VALUES ($1, $2, 'BEGUN', $3, 'null', $4)",
+                )
+                .bind(resource)
+                .bind(name)
+                .bind(request)
+                .bind(tx.now());
+                tx.execute(statement).await?;
+                Ok(None)
+            })
+        })
+        .await
+    }
+
+    /// Writes an outcome.
+    pub async fn finish_effect(&self, resource: &ResourceId, name: &str, outcome: &Value) -> Result<()> {
+        let (resource, name, outcome) = (resource.to_string(), name.to_owned(), json(outcome));
+        self.write(move |tx| {
+            let statement =
+                sqlx::query("UPDATE effect SET state = 'DONE', outcome = $1 WHERE subject = $2 AND name = $3")
+                    .bind(outcome.clone())
+                    .bind(resource.clone())
+                    .bind(name.clone());
+            Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
+        })
+        .await
+    }
+
+    /// Forgets an effect that was undone.
+    pub async fn forget_effect(&self, resource: &ResourceId, name: &str) -> Result<()> {
+        let (resource, name) = (resource.to_string(), name.to_owned());
+        self.write(move |tx| {
+            let statement = sqlx::query("DELETE FROM effect WHERE subject = $1 AND name = $2")
+                .bind(resource.clone())
+                .bind(name.clone());
+            Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
+        })
+        .await
+    }
+
+    /// All effects of a resource, in order of their beginning.
+    pub async fn effects_of(&self, resource: &ResourceId) -> Result<Vec<Logged>> {
+        sqlx::query("SELECT name, state, outcome FROM effect WHERE subject = $1 ORDER BY time, name")
+            .bind(resource.to_string())
+            .fetch_all(self.readers())
+            .await
+            .map_err(failed)?
+            .iter()
+            .map(|row| {
+                let columns = Columns(row);
+                let done = columns.text("state")? == "DONE";
+                let outcome = if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None };
+                Ok((columns.text("name")?, outcome))
+            })
+            .collect()
+    }
+}
+
+impl super::Tx {
+    /// Forgets all effects of a resource that is gone.
+    pub async fn forget_effects(&mut self, resource: &ResourceId) -> Result<()> {
+        let statement = sqlx::query("DELETE FROM effect WHERE subject = $1").bind(resource.to_string());
+        self.execute(statement).await.map(|_| ())
+    }
+}

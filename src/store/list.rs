@@ -1,0 +1,286 @@
+//! Listings: filters turned into conditions over whitelisted columns, pages by key.
+
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::{Arguments, AssertSqlSafe};
+
+use super::row::Columns;
+use super::{Store, failed};
+use crate::error::{Error, Reason, Result};
+use crate::model::filter::{Compare, Filter, Op, Value};
+use crate::model::{Blueprint, Event, Lease, Resource, Task};
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListQuery {
+    /// All of its comparisons must hold.
+    pub filter: Option<Filter>,
+    /// Only what this principal may see; `None` is everything.
+    pub owner: Option<String>,
+    /// Key of the last entry of the page before.
+    pub after: Option<String>,
+    /// Entries at most; one more is read, so that the caller sees whether there is a next page.
+    pub limit: u32,
+}
+
+/// Entries of one page and, when there are more, one beyond it.
+pub type PageOf<T> = Vec<T>;
+
+/// Where a filter's field is found.
+enum Column {
+    /// In this column.
+    Plain(&'static str),
+    /// In a JSON object in this column.
+    Json(&'static str),
+}
+
+struct Listing<T> {
+    table: &'static str,
+    columns: &'static [(&'static str, Column)],
+    /// What pages are made of; unique.
+    key: &'static str,
+    newest_first: bool,
+    decode: fn(&AnyRow) -> Result<T>,
+}
+
+const LEASES: Listing<Lease> = Listing {
+    table: "lease",
+    columns: &[
+        ("id", Column::Plain("id")),
+        ("resource_type", Column::Plain("resource_type")),
+        ("state", Column::Plain("state")),
+        ("state_reason", Column::Plain("state_reason")),
+        ("owner", Column::Plain("owner")),
+        ("resource_id", Column::Plain("coalesce(resource_id, '')")),
+        ("parent_resource_id", Column::Plain("coalesce(parent_id, '')")),
+        ("root_lease_id", Column::Plain("root_id")),
+        ("priority", Column::Plain("priority")),
+        ("create_time", Column::Plain("create_time")),
+        ("active_time", Column::Plain("active_time")),
+        ("expire_time", Column::Plain("expire_time")),
+        ("use_time", Column::Plain("use_time")),
+        ("end_time", Column::Plain("end_time")),
+        ("labels", Column::Json("labels")),
+        ("attributes", Column::Json("attributes")),
+        ("facts", Column::Json("facts")),
+    ],
+    key: "id",
+    newest_first: true,
+    decode: super::leases::lease,
+};
+
+const RESOURCES: Listing<Resource> = Listing {
+    table: "resource",
+    columns: &[
+        ("id", Column::Plain("id")),
+        ("name", Column::Plain("name")),
+        ("resource_type", Column::Plain("resource_type")),
+        ("blueprint_id", Column::Plain("blueprint_id")),
+        ("state", Column::Plain("state")),
+        ("state_reason", Column::Plain("state_reason")),
+        ("problem", Column::Plain("problem")),
+        ("cleanup_failures", Column::Plain("cleanup_failures")),
+        ("create_time", Column::Plain("create_time")),
+        ("labels", Column::Json("labels")),
+        ("facts", Column::Json("facts")),
+        ("attributes", Column::Json("attributes")),
+    ],
+    key: "id",
+    newest_first: true,
+    decode: super::resources::resource,
+};
+
+const BLUEPRINTS: Listing<Blueprint> = Listing {
+    table: "blueprint",
+    columns: &[
+        ("id", Column::Plain("id")),
+        ("name", Column::Plain("name")),
+        ("kind", Column::Plain("kind")),
+        ("resource_type", Column::Plain("resource_type")),
+        ("enabled", Column::Plain("enabled")),
+        ("create_time", Column::Plain("create_time")),
+        ("update_time", Column::Plain("update_time")),
+        ("labels", Column::Json("labels")),
+    ],
+    key: "name",
+    newest_first: false,
+    decode: super::blueprints::blueprint,
+};
+
+const TASKS: Listing<Task> = Listing {
+    table: "(SELECT *, (SELECT group_concat(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task) AS task",
+    columns: &[
+        ("id", Column::Plain("id")),
+        ("subject_id", Column::Plain("subject")),
+        ("state", Column::Plain("state")),
+        ("attempts", Column::Plain("attempt")),
+        ("last_error", Column::Plain("last_error")),
+        ("due_time", Column::Plain("run_at")),
+        ("claimed_by", Column::Plain("coalesce(claimed_by, '')")),
+    ],
+    key: "id",
+    newest_first: false,
+    decode: super::queue::task,
+};
+
+const EVENTS: Listing<Event> = Listing {
+    table: "event",
+    columns: &[
+        ("id", Column::Plain("id")),
+        ("time", Column::Plain("time")),
+        ("type", Column::Plain("kind")),
+        ("reason", Column::Plain("reason")),
+        ("actor", Column::Plain("actor")),
+        ("subject_id", Column::Plain("subject")),
+        ("root_lease_id", Column::Plain("coalesce(root_id, '')")),
+        ("details", Column::Json("details")),
+    ],
+    key: "seq",
+    newest_first: false,
+    decode: super::events::event,
+};
+
+impl Store {
+    /// Leases, newest first; sub-leases only when asked for.
+    pub async fn list_leases(&self, query: &ListQuery, sub_leases: bool) -> Result<PageOf<Lease>> {
+        self.list(&LEASES, query, (!sub_leases).then_some("parent_id IS NULL")).await
+    }
+
+    /// Resources, newest first.
+    pub async fn list_resources(&self, query: &ListQuery) -> Result<PageOf<Resource>> {
+        self.list(&RESOURCES, query, None).await
+    }
+
+    /// Blueprints, by name.
+    pub async fn list_blueprints(&self, query: &ListQuery) -> Result<PageOf<Blueprint>> {
+        self.list(&BLUEPRINTS, query, None).await
+    }
+
+    /// Tasks, oldest first; those of finished subjects are not shown.
+    pub async fn list_tasks(&self, query: &ListQuery) -> Result<PageOf<Task>> {
+        self.list(&TASKS, query, Some("state <> 'DONE'")).await
+    }
+
+    /// Events, oldest first.
+    pub async fn list_events(&self, query: &ListQuery) -> Result<PageOf<Event>> {
+        self.list(&EVENTS, query, None).await
+    }
+
+    /// One task.
+    pub async fn find_task(&self, id: &crate::model::id::TaskId) -> Result<Option<Task>> {
+        sqlx::query(
+            "SELECT *, (SELECT group_concat(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task WHERE id = $1",
+        )
+        .bind(id.to_string())
+        .fetch_optional(self.readers())
+        .await
+        .map_err(failed)?
+        .as_ref()
+        .map(super::queue::task)
+        .transpose()
+    }
+
+    async fn list<T>(&self, listing: &Listing<T>, query: &ListQuery, extra: Option<&str>) -> Result<Vec<T>> {
+        let mut conditions: Vec<String> = extra.into_iter().map(str::to_owned).collect();
+        let mut arguments = Bound::default();
+        if let Some(owner) = &query.owner {
+            let place = arguments.text(owner)?;
+            conditions.push(format!("owner = {place}"));
+        }
+        if let Some(after) = &query.after {
+            let sign = if listing.newest_first { '<' } else { '>' };
+            let place = if listing.key == "seq" {
+                let number = after.parse().map_err(|_| {
+                    Error::new(
+                        Reason::InvalidPageToken,
+                        "the page token is not one of this listing; start again without it",
+                    )
+                })?;
+                arguments.integer(number)?
+            } else {
+                arguments.text(after)?
+            };
+            conditions.push(format!("{} {sign} {place}", listing.key));
+        }
+        for compare in query.filter.iter().flat_map(Filter::comparisons) {
+            conditions.push(condition(listing.columns, compare, &mut arguments)?);
+        }
+        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+        let order = if listing.newest_first { " DESC" } else { "" };
+        let limit = query.limit.saturating_add(1);
+        // Only names from the tables above are written into the text; every value is bound.
+        let text = format!("SELECT * FROM {}{filter} ORDER BY {}{order} LIMIT {limit}", listing.table, listing.key);
+        sqlx::query_with(AssertSqlSafe(text), arguments.all)
+            .fetch_all(self.readers())
+            .await
+            .map_err(failed)?
+            .iter()
+            .map(listing.decode)
+            .collect()
+    }
+}
+
+#[derive(Default)]
+struct Bound {
+    all: AnyArguments,
+    count: usize,
+}
+
+impl Bound {
+    fn text(&mut self, value: &str) -> Result<String> {
+        self.all.add(value.to_owned()).map_err(|error| Error::internal("cannot bind a text", error))?;
+        Ok(self.place())
+    }
+
+    fn integer(&mut self, value: i64) -> Result<String> {
+        self.all.add(value).map_err(|error| Error::internal("cannot bind a number", error))?;
+        Ok(self.place())
+    }
+
+    fn place(&mut self) -> String {
+        self.count += 1;
+        format!("${}", self.count)
+    }
+}
+
+fn condition(columns: &[(&'static str, Column)], compare: &Compare, arguments: &mut Bound) -> Result<String> {
+    let name = compare.field.name;
+    let Some((_, column)) = columns.iter().find(|(field, _)| *field == name) else {
+        return Err(Error::new(Reason::Internal, format!("the field {name:?} has no column")));
+    };
+    let left = match (column, &compare.key) {
+        (Column::Plain(column), _) => (*column).to_owned(),
+        (Column::Json(column), key) => {
+            let key = key.as_deref().unwrap_or_default().replace('\\', "\\\\").replace('"', "\\\"");
+            let place = arguments.text(&format!("$.\"{key}\""))?;
+            format!("coalesce(json_extract({column}, {place}), '')")
+        }
+    };
+    let op = compare.op.as_str();
+    Ok(match &compare.value {
+        Value::Text(text) => format!("{left} {op} {}", arguments.text(text)?),
+        Value::Integer(number) => format!("{left} {op} {}", arguments.integer(*number)?),
+        Value::Bool(flag) => format!("{left} {op} {}", arguments.integer(i64::from(*flag))?),
+        Value::Prefix(prefix) => {
+            let place = arguments.text(prefix)?;
+            let not = if compare.op == Op::NotEqual { "NOT " } else { "" };
+            format!("{not}substr({left}, 1, length({place})) = {place}")
+        }
+    })
+}
+
+/// How many leases, resources and slots there are; for tests and the doctor.
+impl Store {
+    /// All slots, as `scope/place` and holder.
+    pub async fn slots(&self) -> Result<Vec<(String, String)>> {
+        sqlx::query("SELECT scope, place, holder FROM slot ORDER BY scope, place")
+            .fetch_all(self.readers())
+            .await
+            .map_err(failed)?
+            .iter()
+            .map(|row| {
+                let columns = Columns(row);
+                Ok((format!("{}/{}", columns.text("scope")?, columns.integer("place")?), columns.text("holder")?))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,78 @@
+//! The snapshot that an allocation is decided on: one lease, and all that could serve it.
+
+use std::collections::BTreeMap;
+
+use super::row::Columns;
+use super::{Store, Tx, failed};
+use crate::error::Result;
+use crate::model::Lease;
+use crate::model::id::{BlueprintId, LeaseId};
+use crate::model::pool::{Candidate, PoolView};
+
+/// So many waiters before a lease are looked at; when there are more, nothing is left for it anyway.
+const AHEAD: i64 = 256;
+
+const BLUEPRINTS: &str = "SELECT * FROM blueprint WHERE resource_type = $1 ORDER BY name";
+const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
+                          WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
+const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
+const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
+                     AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
+
+fn candidate(row: &sqlx::any::AnyRow) -> Result<Candidate> {
+    let taken: Option<String> = Columns(row).maybe_text("taken")?;
+    Ok(Candidate { resource: super::resources::resource(row)?, taken: places(taken.as_deref()) })
+}
+
+fn places(text: Option<&str>) -> Vec<(i64, LeaseId)> {
+    let read = |entry: &str| {
+        let (place, holder) = entry.split_once('=')?;
+        Some((place.parse().ok()?, LeaseId::from_stored(holder.to_owned())))
+    };
+    text.into_iter().flat_map(|text| text.split(' ')).filter_map(read).collect()
+}
+
+fn built(rows: &[sqlx::any::AnyRow]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
+    let mut built: BTreeMap<BlueprintId, Vec<i64>> = BTreeMap::new();
+    for row in rows {
+        let columns = Columns(row);
+        built.entry(BlueprintId::from_stored(columns.text("scope")?)).or_default().push(columns.integer("place")?);
+    }
+    Ok(built)
+}
+
+impl Tx {
+    /// What could serve this lease, as of now.
+    pub async fn pool_view(&mut self, lease: &Lease) -> Result<PoolView> {
+        let of = || lease.spec.resource_type.clone();
+        let blueprints = self.fetch(sqlx::query(BLUEPRINTS).bind(of())).await?;
+        let candidates = self.fetch(sqlx::query(CANDIDATES).bind(of())).await?;
+        let limited = self.fetch(sqlx::query(BUILT).bind(of())).await?;
+        let queue = sqlx::query(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
+        let ahead = self.fetch(queue).await?;
+        Ok(PoolView {
+            blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
+            candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,
+            built: built(&limited)?,
+            ahead: ahead.iter().map(super::leases::lease).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Store {
+    /// What could serve this lease, for explanations: nothing is decided on it.
+    pub async fn pool_view(&self, lease: &Lease) -> Result<PoolView> {
+        let of = || lease.spec.resource_type.clone();
+        let blueprints = sqlx::query(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
+        let candidates = sqlx::query(CANDIDATES).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
+        let limited = sqlx::query(BUILT).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
+        let queue = sqlx::query(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
+        let ahead = queue.fetch_all(self.readers()).await.map_err(failed)?;
+        Ok(PoolView {
+            blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
+            candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,
+            built: built(&limited)?,
+            ahead: ahead.iter().map(super::leases::lease).collect::<Result<_>>()?,
+        })
+    }
+}

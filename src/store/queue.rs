@@ -1,0 +1,366 @@
+//! The queue: claims with a fence, wakes with an eventcount, timers, and what is left of dead daemons.
+//!
+//! Order is `(band, ord, depth DESC, id)`, with `ord` inherited from the root lease: the next task is normally the child
+//! that was just made, so a tree is walked depth first and the oldest tree is finished first.
+
+use sqlx::any::AnyRow;
+
+use super::row::Columns;
+use super::tx::Statement;
+use super::{Scope, Store, Tx, failed};
+use crate::clock::Micros;
+use crate::error::{Error, Reason, Result};
+use crate::model::id::{LeaseId, Subject, TaskId};
+use crate::model::task::MAX_CRASHES;
+use crate::model::{Task, TaskState};
+
+/// A claimed task: the right to take its next step until `until`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The task.
+    pub task: TaskId,
+    /// What it is about.
+    pub subject: Subject,
+    /// Root of its tree.
+    pub root: Option<LeaseId>,
+    /// The fence: every write of the step must find this number.
+    pub attempt: i64,
+    /// The eventcount as of the claim: parking finds it unchanged, or does not park.
+    pub signal: i64,
+    /// Failures in a row so far.
+    pub failures: i64,
+    /// `daemon/worker`.
+    pub worker: String,
+    /// By when it must be renewed.
+    pub until: Micros,
+}
+
+/// What was taken from dead daemons.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Claims given back to the queue.
+    pub returned: u64,
+    /// Poison: subjects whose task has killed its daemon too often and is dead now.
+    pub poisoned: Vec<Subject>,
+}
+
+/// How long a claim holds without renewal, microseconds: short, because a dead daemon's work waits that long.
+pub const CLAIM_LENGTH: Micros = 30_000_000;
+
+pub(super) struct NewTask {
+    pub(super) id: TaskId,
+    pub(super) subject: Subject,
+    pub(super) root_id: Option<LeaseId>,
+    pub(super) band: i64,
+    pub(super) ord: i64,
+    pub(super) depth: i64,
+    pub(super) timer: Option<Micros>,
+    pub(super) ready: bool,
+}
+
+fn subject(text: &str) -> Result<Subject> {
+    Subject::parse(text)
+        .ok_or_else(|| Error::new(Reason::Internal, format!("the database holds a task about {text:?}")))
+}
+
+fn claim(row: &AnyRow, worker: &str) -> Result<Claim> {
+    let c = Columns(row);
+    Ok(Claim {
+        task: TaskId::from_stored(c.text("id")?),
+        subject: subject(&c.text("subject")?)?,
+        root: c.maybe_text("root_id")?.map(LeaseId::from_stored),
+        attempt: c.integer("attempt")?,
+        signal: c.integer("signal")?,
+        failures: c.integer("failures")?,
+        worker: worker.to_owned(),
+        until: c.integer("claim_until")?,
+    })
+}
+
+pub(super) fn task(row: &AnyRow) -> Result<Task> {
+    let c = Columns(row);
+    let waits: Option<String> = c.maybe_text("waits")?;
+    Ok(Task {
+        id: TaskId::from_stored(c.text("id")?),
+        subject: subject(&c.text("subject")?)?,
+        root_id: c.maybe_text("root_id")?.map(LeaseId::from_stored),
+        state: c.state("state", TaskState::parse)?,
+        waits_for: waits.map(|text| text.split(' ').map(str::to_owned).collect()).unwrap_or_default(),
+        attempt: c.integer("attempt")?,
+        signal: c.integer("signal")?,
+        failures: c.integer("failures")?,
+        crashes: c.integer("crashes")?,
+        last_error: c.text("last_error")?,
+        run_at: c.maybe_integer("run_at")?,
+        claimed_by: c.maybe_text("claimed_by")?,
+        baton: c.maybe_text("baton")?,
+    })
+}
+
+impl Store {
+    /// Claims the best ready task, if there is one.
+    pub async fn claim(&self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
+        let (scope, worker) = (scope.clone(), worker.to_owned());
+        self.write(move |tx| {
+            let (scope, worker) = (scope.clone(), worker.clone());
+            Box::pin(async move { tx.claim(&scope, &worker).await })
+        })
+        .await
+    }
+
+    /// Keeps a claim; `None` when it is lost.
+    pub async fn renew_claim(&self, claim: &Claim) -> Result<Option<Micros>> {
+        let claim = claim.clone();
+        self.write(move |tx| {
+            let claim = claim.clone();
+            Box::pin(async move {
+                let until = tx.now() + CLAIM_LENGTH;
+                let statement = sqlx::query(
+                    "UPDATE task SET claim_until = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3",
+                )
+                .bind(until)
+                .bind(claim.task.to_string())
+                .bind(claim.attempt);
+                Ok((tx.execute(statement).await? == 1).then_some(until))
+            })
+        })
+        .await
+    }
+
+    /// Moves timers that are due into the queue; answers the next one.
+    pub async fn fire_timers(&self) -> Result<Option<Micros>> {
+        self.write(|tx| Box::pin(async move { tx.fire_timers().await })).await
+    }
+
+    /// The next timer.
+    pub async fn next_timer(&self) -> Result<Option<Micros>> {
+        let row = next_timer().fetch_one(self.readers()).await.map_err(failed)?;
+        Columns(&row).maybe_integer("at")
+    }
+
+    /// Gives claims that were not renewed back to the queue; with `all`, every claim: at the start of the only daemon
+    /// whoever held one is dead.
+    pub async fn reap(&self, all: bool) -> Result<Reaped> {
+        self.write(move |tx| Box::pin(async move { tx.reap(all).await })).await
+    }
+
+    /// Gives a claim back that was not begun.
+    pub async fn hand_back(&self, claim: &Claim) -> Result<()> {
+        let claim = claim.clone();
+        self.write(move |tx| {
+            let claim = claim.clone();
+            Box::pin(async move {
+                let statement = sqlx::query(
+                    "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
+                )
+                .bind(claim.task.to_string())
+                .bind(claim.attempt);
+                if tx.execute(statement).await? == 1 {
+                    tx.tell_ready(claim.root.as_ref());
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// Whether a claim has run out without being renewed.
+    pub async fn has_lapsed_claims(&self) -> Result<bool> {
+        let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
+            .bind(self.clock().now())
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)?;
+        Ok(Columns(&row).integer("n")? > 0)
+    }
+
+    /// Whether any task is ready or running; for tests and the drain.
+    pub async fn is_busy(&self) -> Result<bool> {
+        let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state IN ('READY', 'RUNNING')")
+            .fetch_one(self.readers())
+            .await
+            .map_err(failed)?;
+        Ok(Columns(&row).integer("n")? > 0)
+    }
+}
+
+fn next_timer() -> Statement {
+    sqlx::query("SELECT min(run_at) AS at FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL")
+}
+
+impl Tx {
+    pub(super) async fn insert_task(&mut self, task: &NewTask) -> Result<()> {
+        let state = if task.ready { TaskState::Ready } else { TaskState::Parked };
+        let statement = sqlx::query(
+            "INSERT INTO task (id, subject, root_id, state, band, ord, depth, run_at, attempt, signal, crashes, failures, last_error) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, 0, '')",
+        )
+        .bind(task.id.to_string())
+        .bind(task.subject.to_string())
+        .bind(task.root_id.as_ref().map(ToString::to_string))
+        .bind(state.as_str())
+        .bind(task.band)
+        .bind(task.ord)
+        .bind(task.depth)
+        .bind(task.timer);
+        self.execute(statement).await?;
+        if task.ready {
+            self.tell_ready(task.root_id.as_ref());
+        }
+        if let Some(at) = task.timer {
+            self.tell_timer(at);
+        }
+        Ok(())
+    }
+
+    /// Claims the best ready task of the scope.
+    pub async fn claim(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
+        let until = self.now() + CLAIM_LENGTH;
+        let statement = match scope {
+            Scope::Any => sqlx::query(
+                "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
+                 (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
+            ),
+            // The tree of this root, and whatever that tree waits for, however far away.
+            Scope::Root(_) => sqlx::query(
+                "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
+                 (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
+                 UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \
+                 SELECT t.id FROM near JOIN task t ON t.id = near.id WHERE t.state = 'READY' ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) \
+                 RETURNING *",
+            ),
+        };
+        let mut statement = statement.bind(worker.to_owned()).bind(until);
+        if let Scope::Root(root) = scope {
+            statement = statement.bind(root.to_string());
+        }
+        self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
+    }
+
+    /// Wakes every task that waits for `on`, and forgets that they waited. Part of the transaction that changes it.
+    pub async fn wake(&mut self, on: &str) -> Result<()> {
+        let edges = sqlx::query("DELETE FROM wait WHERE on_id = $1 RETURNING task_id").bind(on.to_owned());
+        let woken: Vec<String> = self
+            .execute_returning(edges)
+            .await?
+            .iter()
+            .map(|row| Columns(row).text("task_id"))
+            .collect::<Result<_>>()?;
+        for task in woken {
+            let statement = sqlx::query(WAKE).bind(task);
+            self.signal(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the task of a subject.
+    pub async fn wake_task(&mut self, subject: &Subject) -> Result<()> {
+        let statement = sqlx::query(
+            "UPDATE task SET signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $1 AND state IN ('PARKED', 'READY', 'RUNNING') \
+             RETURNING state, root_id",
+        )
+        .bind(subject.to_string());
+        self.signal(statement).await
+    }
+
+    /// Wakes the task of a subject and puts it into another band, for what frees capacity.
+    pub(super) async fn hurry(&mut self, subject: &Subject, band: i64) -> Result<()> {
+        let statement =
+            sqlx::query("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
+        self.execute(statement).await?;
+        self.wake_task(subject).await
+    }
+
+    /// Wakes the best waiter of a pool and hands it the baton; `behind` skips all up to and including that task's place, so that a
+    /// baton only ever goes down the queue and its journey ends.
+    pub async fn wake_pool(&mut self, pool: &str, behind: Option<&TaskId>) -> Result<()> {
+        let statement = match behind {
+            None => sqlx::query(
+                "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+                 run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
+                 (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') \
+                 AND t.baton IS NULL ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
+            )
+            .bind(pool.to_owned()),
+            Some(task) => sqlx::query(
+                "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+                 run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
+                 (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id, (SELECT band, ord, depth, id FROM task WHERE id = $2) b \
+                 WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL \
+                 AND (t.band, t.ord, -t.depth, t.id) > (b.band, b.ord, -b.depth, b.id) \
+                 ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
+            )
+            .bind(pool.to_owned())
+            .bind(task.to_string()),
+        };
+        self.signal(statement).await
+    }
+
+    async fn signal(&mut self, statement: Statement) -> Result<()> {
+        for row in self.execute_returning(statement).await? {
+            let columns = Columns(&row);
+            if columns.text("state")? == "READY" {
+                let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
+                self.tell_ready(root.as_ref());
+            }
+        }
+        Ok(())
+    }
+
+    async fn fire_timers(&mut self) -> Result<Option<Micros>> {
+        let now = self.now();
+        let statement = sqlx::query(
+            "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id",
+        )
+        .bind(now);
+        self.signal(statement).await?;
+        match self.fetch_one(next_timer()).await? {
+            Some(row) => Columns(&row).maybe_integer("at"),
+            None => Ok(None),
+        }
+    }
+
+    async fn reap(&mut self, all: bool) -> Result<Reaped> {
+        let before = if all { Micros::MAX } else { self.now() };
+        let statement = sqlx::query(
+            "UPDATE task SET crashes = crashes + 1, claimed_by = NULL, claim_until = NULL, \
+             state = CASE WHEN crashes + 1 >= $1 THEN 'DEAD' ELSE 'READY' END WHERE state = 'RUNNING' AND claim_until < $2 \
+             RETURNING state, subject, root_id",
+        )
+        .bind(MAX_CRASHES)
+        .bind(before);
+        let mut reaped = Reaped::default();
+        for row in self.execute_returning(statement).await? {
+            let columns = Columns(&row);
+            if columns.text("state")? == "DEAD" {
+                reaped.poisoned.push(subject(&columns.text("subject")?)?);
+            } else {
+                reaped.returned += 1;
+                let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
+                self.tell_ready(root.as_ref());
+            }
+        }
+        Ok(reaped)
+    }
+
+    /// Puts a task back into the queue now; a dead one gets a new life. `None` when there is no such task.
+    pub async fn retry_task(&mut self, id: &TaskId) -> Result<Option<Subject>> {
+        let statement = sqlx::query(
+            "UPDATE task SET signal = signal + 1, run_at = NULL, failures = 0, \
+             crashes = CASE WHEN state = 'DEAD' THEN 0 ELSE crashes END, \
+             state = CASE WHEN state IN ('PARKED', 'DEAD') THEN 'READY' ELSE state END WHERE id = $1 RETURNING state, root_id, subject",
+        )
+        .bind(id.to_string());
+        let rows = self.execute_returning(statement).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let columns = Columns(row);
+        let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
+        self.tell_ready(root.as_ref());
+        subject(&columns.text("subject")?).map(Some)
+    }
+}
+
+const WAKE: &str = "UPDATE task SET signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+                    run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = $1 AND state IN ('PARKED', 'READY', 'RUNNING') \
+                    RETURNING state, root_id";

@@ -1,0 +1,138 @@
+//! Small records: answers to requests with an id, and the daemons.
+
+use super::row::Columns;
+use super::{Store, Tx, failed};
+use crate::clock::Micros;
+use crate::error::{Error, Reason, Result};
+
+/// A mutation's request id, as its caller sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who.
+    pub principal: String,
+    /// Which RPC.
+    pub method: String,
+    /// At most 128 characters.
+    pub request_id: String,
+    /// A digest of the body without what is not compared.
+    pub body: String,
+}
+
+/// How long an answer is kept, microseconds: 24 h.
+const KEPT: Micros = 86_400_000_000;
+
+/// A daemon on this database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Stable while it runs.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its machine.
+    pub machine: String,
+    /// Where it is reached.
+    pub address: String,
+    /// Since.
+    pub start_time: Micros,
+    /// Last heartbeat.
+    pub seen_time: Micros,
+    /// Takes no new tasks.
+    pub draining: bool,
+    /// Tasks it holds.
+    pub claims: i64,
+}
+
+impl Tx {
+    /// The object that this request made before, if it was seen.
+    ///
+    /// # Errors
+    /// `REQUEST_ID_REUSED` when it came with another body.
+    pub async fn seen(&mut self, request: &Request) -> Result<Option<String>> {
+        let statement = sqlx::query(
+            "SELECT body, object FROM request WHERE principal = $1 AND method = $2 AND request_id = $3 AND expire_time > $4",
+        )
+        .bind(request.principal.clone())
+        .bind(request.method.clone())
+        .bind(request.request_id.clone())
+        .bind(self.now());
+        let Some(row) = self.fetch_one(statement).await? else { return Ok(None) };
+        let columns = Columns(&row);
+        if columns.text("body")? == request.body {
+            return columns.text("object").map(Some);
+        }
+        Err(Error::new(
+            Reason::RequestIdReused,
+            format!(
+                "the request_id {:?} came before with another body; use a new one for a new request",
+                request.request_id
+            ),
+        ))
+    }
+
+    /// Remembers what a request made.
+    pub async fn remember(&mut self, request: &Request, object: &str) -> Result<()> {
+        let statement = sqlx::query(
+            "INSERT INTO request (principal, method, request_id, body, object, expire_time) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (principal, method, request_id) DO UPDATE SET body = excluded.body, object = excluded.object, expire_time = excluded.expire_time",
+        )
+        .bind(request.principal.clone())
+        .bind(request.method.clone())
+        .bind(request.request_id.clone())
+        .bind(request.body.clone())
+        .bind(object.to_owned())
+        .bind(self.now() + KEPT);
+        self.execute(statement).await.map(|_| ())
+    }
+}
+
+impl Store {
+    /// Writes that a daemon lives; on one file there is only one, so others are gone.
+    pub async fn daemon_lives(&self, daemon: &Daemon) -> Result<()> {
+        let daemon = daemon.clone();
+        self.write(move |tx| {
+            let daemon = daemon.clone();
+            Box::pin(async move {
+                tx.execute(sqlx::query("DELETE FROM daemon WHERE id <> $1").bind(daemon.id.clone())).await?;
+                let statement = sqlx::query(
+                    "INSERT INTO daemon (id, version, machine, address, start_time, seen_time, draining) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                     ON CONFLICT (id) DO UPDATE SET seen_time = excluded.seen_time, draining = excluded.draining",
+                )
+                .bind(daemon.id.clone())
+                .bind(daemon.version.clone())
+                .bind(daemon.machine.clone())
+                .bind(daemon.address.clone())
+                .bind(daemon.start_time)
+                .bind(tx.now())
+                .bind(i64::from(daemon.draining));
+                tx.execute(statement).await.map(|_| ())
+            })
+        })
+        .await
+    }
+
+    /// All daemons, by start time.
+    pub async fn daemons(&self) -> Result<Vec<Daemon>> {
+        sqlx::query(
+            "SELECT *, (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claimed_by LIKE daemon.id || '/%') AS claims \
+             FROM daemon ORDER BY start_time, id",
+        )
+        .fetch_all(self.readers())
+        .await
+        .map_err(failed)?
+        .iter()
+        .map(|row| {
+            let c = Columns(row);
+            Ok(Daemon {
+                id: c.text("id")?,
+                version: c.text("version")?,
+                machine: c.text("machine")?,
+                address: c.text("address")?,
+                start_time: c.integer("start_time")?,
+                seen_time: c.integer("seen_time")?,
+                draining: c.flag("draining")?,
+                claims: c.integer("claims")?,
+            })
+        })
+        .collect()
+    }
+}

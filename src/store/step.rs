@@ -1,0 +1,219 @@
+//! One step of a task, committed: its fence, its changes, its parking, the baton, and the claim of the next task, all in
+//! one transaction.
+
+use futures::future::BoxFuture;
+
+use super::{Claim, Store, Tx};
+use crate::clock::Micros;
+use crate::error::Result;
+use crate::model::id::{LeaseId, Subject};
+use crate::model::{LeaseState, ResourceState};
+
+/// Which tasks a worker may claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Any: a worker.
+    Any,
+    /// Those of one tree and what it waits for: a caller that waits for its lease.
+    Root(LeaseId),
+}
+
+/// Something a task waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// A lease, seen in this state: any other ends the wait.
+    Lease(LeaseId, LeaseState),
+    /// A resource, seen in this state.
+    Resource(crate::model::id::ResourceId, ResourceState),
+    /// Capacity for this resource type.
+    Pool(String),
+}
+
+/// The name of the pool of a resource type, in wake edges and batons.
+#[must_use]
+pub fn pool_of(resource_type: &str) -> String {
+    format!("pool:{resource_type}")
+}
+
+impl Wait {
+    fn on(&self) -> String {
+        match self {
+            Self::Lease(id, _) => id.to_string(),
+            Self::Resource(id, _) => id.to_string(),
+            Self::Pool(resource_type) => pool_of(resource_type),
+        }
+    }
+}
+
+/// What becomes of the task after its step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing is left to do for this subject, ever.
+    Done,
+    /// Go on at once, in turn.
+    Again,
+    /// Go on when one of these changes, or at that time.
+    Park {
+        /// Any of these.
+        waits: Vec<Wait>,
+        /// Or then.
+        until: Option<Micros>,
+    },
+    /// It did not work: go on at that time, or when woken. Counts as a failure.
+    Retry {
+        /// Any of these cut it short.
+        waits: Vec<Wait>,
+        /// When.
+        until: Micros,
+        /// For the operator.
+        error: String,
+    },
+}
+
+/// How the commit of a step went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// Durable; the next task, when one was wanted and is ready.
+    Done(Option<Claim>),
+    /// The claim was lost before: nothing of the step was written.
+    FenceLost,
+}
+
+impl Store {
+    /// Commits a step. `work` makes its changes and says what is next; when the claim is lost nothing of it stays. With
+    /// `claim_next` the same transaction claims the next task for this worker. A baton that the task carried is passed
+    /// on unless `work` kept it by taking the last of the capacity (see [`Baton`]).
+    ///
+    /// # Errors
+    /// What `work` says; then nothing was written, and the claim is still held.
+    pub async fn commit_step<F>(&self, claim: &Claim, claim_next: Option<Scope>, work: F) -> Result<Committed>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
+    {
+        let claim = claim.clone();
+        let work = std::sync::Arc::new(work);
+        self.write(move |tx| {
+            let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), std::sync::Arc::clone(&work));
+            Box::pin(async move {
+                let Some(carried) = tx.hold(&claim).await? else {
+                    return Ok(Committed::FenceLost);
+                };
+                let (next, baton) = (*work)(tx).await?;
+                tx.settle(&claim, &next).await?;
+                if let (Some(pool), Baton::Pass) = (&carried, baton) {
+                    tx.wake_pool(pool, Some(&claim.task)).await?;
+                }
+                match claim_next {
+                    Some(scope) => Ok(Committed::Done(tx.claim(&scope, &claim.worker).await?)),
+                    None => Ok(Committed::Done(None)),
+                }
+            })
+        })
+        .await
+    }
+}
+
+/// What becomes of a pool's baton that the task may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baton {
+    /// To the next in the queue: this one did not use the capacity, or there is more of it.
+    Pass,
+    /// This one took the last of it.
+    Keep,
+}
+
+impl Tx {
+    /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
+    /// have been handed to it after the claim.
+    async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
+        let statement = sqlx::query("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
+            .bind(claim.task.to_string())
+            .bind(claim.attempt);
+        self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
+    }
+
+    async fn settle(&mut self, claim: &Claim, next: &Next) -> Result<()> {
+        let (waits, until, error) = match next {
+            Next::Done => return self.finish(claim).await,
+            Next::Again => (&[][..], None, None),
+            Next::Park { waits, until } => (waits.as_slice(), *until, None),
+            Next::Retry { waits, until, error } => (waits.as_slice(), Some(*until), Some(error)),
+        };
+        let mut may_park = *next != Next::Again;
+        for wait in waits {
+            may_park &= !self.has_changed(wait).await?;
+        }
+        self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
+        // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
+        let statement = sqlx::query(
+            "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
+             run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, baton = NULL, \
+             failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
+             WHERE id = $7 AND state = 'RUNNING' AND attempt = $8 RETURNING state, root_id",
+        )
+        .bind(i64::from(may_park))
+        .bind(claim.signal)
+        .bind(until)
+        .bind(i64::from(error.is_some()))
+        .bind(if matches!(next, Next::Park { .. }) { 0 } else { claim.failures })
+        .bind(error.cloned().unwrap_or_default())
+        .bind(claim.task.to_string())
+        .bind(claim.attempt);
+        for row in self.execute_returning(statement).await? {
+            let columns = super::row::Columns(&row);
+            if columns.text("state")? == "READY" {
+                self.tell_ready(claim.root.as_ref());
+            } else if let Some(at) = until {
+                self.tell_timer(at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, claim: &Claim) -> Result<()> {
+        self.replace_waits(claim, &[]).await?;
+        let statement = sqlx::query(
+            "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 AND attempt = $2",
+        )
+        .bind(claim.task.to_string())
+        .bind(claim.attempt);
+        self.execute(statement).await.map(|_| ())
+    }
+
+    async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {
+        let statement = sqlx::query("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
+        self.execute(statement).await?;
+        for wait in waits {
+            let statement = sqlx::query(
+                "INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING",
+            )
+            .bind(claim.task.to_string())
+            .bind(wait.on());
+            self.execute(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether what a task wants to wait for has changed since it looked: then it must not park.
+    async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
+        let (statement, seen) = match wait {
+            Wait::Lease(id, seen) => {
+                (sqlx::query("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str())
+            }
+            Wait::Resource(id, seen) => {
+                (sqlx::query("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
+            }
+            Wait::Pool(_) => return Ok(false),
+        };
+        match self.fetch_one(statement).await? {
+            Some(row) => Ok(super::row::Columns(&row).text("state")? != seen),
+            None => Ok(true),
+        }
+    }
+
+    /// The task of a subject is about to be woken by nobody else: wakes it when it is not the one that runs.
+    pub async fn nudge(&mut self, subject: impl Into<Subject> + Send) -> Result<()> {
+        let subject = subject.into();
+        self.wake_task(&subject).await
+    }
+}

@@ -1,0 +1,205 @@
+//! One transaction: what it may do, and what it tells after the commit.
+
+use std::sync::atomic::Ordering;
+
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection};
+
+use super::row::{json, map};
+use super::{News, failed, writer};
+use crate::clock::{Micros, SharedClock};
+use crate::error::{Error, Reason, Result};
+use crate::model::id::{EventId, LeaseId, Subject};
+use crate::model::slot::Slot;
+use crate::model::{Event, NewEvent};
+
+/// A statement with its parameters.
+pub(super) type Statement = Query<'static, Any, AnyArguments>;
+
+/// One transaction of the writer.
+pub struct Tx {
+    connection: AnyConnection,
+    clock: SharedClock,
+    /// The time of this transaction; one for all that it writes.
+    now: Micros,
+    news: News,
+    wrote: bool,
+    wrote_at_all: bool,
+}
+
+impl Tx {
+    pub(super) fn new(connection: AnyConnection, clock: SharedClock) -> Self {
+        Self { connection, clock, now: 0, news: News::default(), wrote: false, wrote_at_all: false }
+    }
+
+    /// The time of this transaction.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.now
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        self.news = News::default();
+        self.wrote_at_all = false;
+        self.now = self.clock.now();
+        self.run_control("BEGIN IMMEDIATE").await.map_err(failed)
+    }
+
+    pub(super) fn begin_operation(&mut self) {
+        self.wrote = false;
+    }
+
+    pub(super) fn has_written(&self) -> bool {
+        self.wrote
+    }
+
+    pub(super) fn has_written_at_all(&self) -> bool {
+        self.wrote_at_all
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<News, sqlx::Error> {
+        if let Err(error) = self.run_control("COMMIT").await {
+            self.rollback().await;
+            return Err(error);
+        }
+        Ok(std::mem::take(&mut self.news))
+    }
+
+    pub(super) async fn rollback(&mut self) {
+        // SQLite may have rolled back by itself already (a full disk): then this fails, and that is fine.
+        let _ = self.run_control("ROLLBACK").await;
+        self.news = News::default();
+        self.wrote_at_all = false;
+    }
+
+    async fn run_control(&mut self, word: &'static str) -> Result<(), sqlx::Error> {
+        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        sqlx::query(word).execute(&mut self.connection).await.map(|_| ())
+    }
+
+    /// Runs a statement that changes rows; how many.
+    pub(super) async fn execute(&mut self, statement: Statement) -> Result<u64> {
+        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        self.mark_written();
+        statement.execute(&mut self.connection).await.map(|done| done.rows_affected()).map_err(failed)
+    }
+
+    /// Runs a statement that changes rows and answers them.
+    pub(super) async fn execute_returning(&mut self, statement: Statement) -> Result<Vec<AnyRow>> {
+        self.mark_written();
+        self.fetch(statement).await
+    }
+
+    pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<AnyRow>> {
+        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        statement.fetch_all(&mut self.connection).await.map_err(failed)
+    }
+
+    pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
+        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
+        statement.fetch_optional(&mut self.connection).await.map_err(failed)
+    }
+
+    fn mark_written(&mut self) {
+        self.wrote = true;
+        self.wrote_at_all = true;
+    }
+
+    pub(super) fn tell_ready(&mut self, root: Option<&LeaseId>) {
+        self.news.ready += 1;
+        if let Some(root) = root {
+            self.news.ready_roots.insert(root.clone());
+        }
+    }
+
+    pub(super) fn tell_timer(&mut self, at: Micros) {
+        self.news.timer = Some(self.news.timer.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Takes all of these slots for `holder`, or none.
+    ///
+    /// # Errors
+    /// `ETAG_MISMATCH` with the slot that someone else has: whoever planned on an older snapshot plans again.
+    pub async fn take_slots(&mut self, holder: &Subject, epoch: i64, slots: &[Slot]) -> Result<()> {
+        for slot in slots {
+            if !self.try_slot(holder, epoch, slot).await? {
+                return Err(Error::new(Reason::EtagMismatch, format!("the slot {} was taken meanwhile", slot.key())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one slot when it is free; whether it did.
+    pub async fn try_slot(&mut self, holder: &Subject, epoch: i64, slot: &Slot) -> Result<bool> {
+        let statement = sqlx::query(
+            "INSERT INTO slot (scope, place, holder, epoch) VALUES ($1, $2, $3, $4) ON CONFLICT (scope, place) DO NOTHING",
+        )
+        .bind(slot.scope.clone())
+        .bind(slot.place)
+        .bind(holder.to_string())
+        .bind(epoch);
+        Ok(self.execute(statement).await? == 1)
+    }
+
+    /// Gives back all slots of `holder`; `scope` narrows it to one source of capacity.
+    pub async fn free_slots(&mut self, holder: &Subject, scope: Option<&str>) -> Result<u64> {
+        let statement = match scope {
+            None => sqlx::query("DELETE FROM slot WHERE holder = $1").bind(holder.to_string()),
+            Some(scope) => sqlx::query("DELETE FROM slot WHERE holder = $1 AND scope = $2")
+                .bind(holder.to_string())
+                .bind(scope.to_owned()),
+        };
+        self.execute(statement).await
+    }
+
+    /// Slots that `holder` has.
+    pub async fn slots_of(&mut self, holder: &Subject) -> Result<Vec<Slot>> {
+        let statement = sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
+            .bind(holder.to_string());
+        self.fetch(statement)
+            .await?
+            .iter()
+            .map(|row| {
+                let columns = super::row::Columns(row);
+                Ok(Slot { scope: columns.text("scope")?, place: columns.integer("place")? })
+            })
+            .collect()
+    }
+
+    /// Appends an event.
+    pub async fn event(&mut self, event: NewEvent) -> Result<()> {
+        let id = EventId::new(self.now);
+        let statement = sqlx::query(
+            "INSERT INTO event (id, time, kind, reason, message, actor, subject, subjects, root_id, owner, details) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING seq",
+        )
+        .bind(id.to_string())
+        .bind(self.now)
+        .bind(event.kind)
+        .bind(event.reason.clone())
+        .bind(event.message.clone())
+        .bind(event.actor.clone())
+        .bind(event.subjects.first().cloned().unwrap_or_default())
+        .bind(json(&event.subjects))
+        .bind(event.root_id.as_ref().map(ToString::to_string))
+        .bind(event.owner.clone())
+        .bind(map(&event.details));
+        let rows = self.execute_returning(statement).await?;
+        let seq = rows.first().map(|row| super::row::Columns(row).integer("seq")).transpose()?.unwrap_or(0);
+        self.news.events.push(Event {
+            seq,
+            id: id.into(),
+            time: self.now,
+            kind: event.kind.to_owned(),
+            reason: event.reason,
+            message: event.message,
+            actor: event.actor,
+            subjects: event.subjects,
+            root_id: event.root_id,
+            owner: event.owner,
+            details: event.details,
+        });
+        Ok(())
+    }
+}
