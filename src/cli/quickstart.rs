@@ -17,8 +17,8 @@ use super::exit::{FAILURE, Failure, OK, Result};
 use super::httpd::Operation;
 use super::interrupt::Interrupt;
 use super::output::{self, Format, Paint};
-use super::trace::{self, Sink};
 use super::run::renew;
+use super::trace::{self, Sink};
 use super::{blueprint, copy, daemon, fs, process, words};
 use crate::blueprint::document;
 use crate::config::Settings;
@@ -128,7 +128,6 @@ impl Guide {
     fn command(&self, command: &str) -> Result<()> {
         output::print(&self.paint.dim(&format!("   $ {command}")))
     }
-
 }
 
 /// Talk, indented below its heading.
@@ -140,11 +139,7 @@ fn say(words: &str) -> Result<()> {
 async fn tour(harbour: &Harbour, folder: &Path, keep: bool, interrupt: &Interrupt) -> Result<()> {
     let mut guide = Guide { step: 0, paint: Paint::for_stdout() };
     guide.step("A daemon of its own")?;
-    say(&format!(
-        "socket {}, data in {}",
-        harbour.settings.socket.display(),
-        harbour.settings.data_dir.display()
-    ))?;
+    say(&format!("socket {}, data in {}", harbour.settings.socket.display(), harbour.settings.data_dir.display()))?;
     say("A local host isolates nothing from its own user.")?;
 
     guide.step("A git repository, and a blueprint that knows what to do with it")?;

@@ -104,10 +104,7 @@ fn where_the_exit_code_is_the_commands_own_failures_are_125() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("code");
     std::fs::write(&file, "0\n").unwrap();
-    let output = drydock(home.path())
-        .args(["run", "host", "--exit-code-file", "code", "--", "true"])
-        .output()
-        .unwrap();
+    let output = drydock(home.path()).args(["run", "host", "--exit-code-file", "code", "--", "true"]).output().unwrap();
     assert_eq!(code(&output), 125);
     assert!(last_line(&output).starts_with("drydock: error: NO_DAEMON "), "{}", stderr(&output));
     assert!(!file.exists(), "an old exit code is not left to be mistaken for this one's");
@@ -117,8 +114,7 @@ fn where_the_exit_code_is_the_commands_own_failures_are_125() {
 #[test]
 fn a_bad_token_file_is_77() {
     let home = tempfile::tempdir().unwrap();
-    let output =
-        drydock(home.path()).args(["lease", "list"]).env("DRYDOCK_TOKEN_FILE", "missing").output().unwrap();
+    let output = drydock(home.path()).args(["lease", "list"]).env("DRYDOCK_TOKEN_FILE", "missing").output().unwrap();
     assert_eq!(code(&output), 77, "{}", stderr(&output));
 }
 
