@@ -1,6 +1,6 @@
 //! Files under a root, with paths that cannot leave it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -47,8 +47,9 @@ pub struct Entry {
 pub trait Files: Send + Sync {
     /// One entry; `follow` looks through a link.
     async fn stat(&self, path: &Path, follow: bool) -> Result<Entry>;
-    /// All entries of a directory, by name, `depth` levels down (1 is the directory alone).
-    async fn list(&self, path: &Path, depth: u32) -> Result<Vec<Entry>>;
+    /// Entries below a directory, `depth` levels down (1 is the directory alone), in the order of their paths' bytes: those
+    /// after `after`, at most `limit`.
+    async fn list(&self, path: &Path, depth: u32, after: Option<&OsStr>, limit: usize) -> Result<Vec<Entry>>;
     /// Opens a file to read from `offset`, with its entry as of then; `OFFSET_UNAVAILABLE` when it is shorter.
     async fn read(&self, path: &Path, offset: u64) -> Result<(Entry, Box<dyn AsyncRead + Send + Unpin>)>;
     /// Opens a file to append to at `offset`, which must be its size (else `OFFSET_UNAVAILABLE`, with `committed_size`);

@@ -5,6 +5,7 @@
 pub mod command;
 pub mod deadline;
 pub mod doors;
+pub mod filesystem;
 pub mod httpd;
 pub mod limits;
 pub mod page;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use drydock::error::Reason;
 use drydock::host::{Command, Exit, Host as _};
-use drydock::interface::command::{EndReason, ExecSpec, Execution, Frame, Input};
+use drydock::interface::command::{EndReason, ExecSpec, Execution, Frame, Input, OutputStream};
 use futures::StreamExt as _;
 
 use crate::place::{Ground, argv, listen, lives, local_host, pid_in, shell, soon, until};
@@ -69,7 +69,7 @@ async fn last_words_after_term_are_heard() {
 #[tokio::test]
 async fn the_leases_end_ends_the_tree_within_a_second() {
     let ground = Ground::new();
-    let spec = ExecSpec { kill_grace: Some(Duration::from_secs(3600)), ..shell(TREE) };
+    let spec = ExecSpec { kill_grace: Some(Duration::from_hours(1)), ..shell(TREE) };
     let (execution, pids) = tree(&ground, spec).await;
     let start = Instant::now();
     ground.ended.cancel();
@@ -115,7 +115,8 @@ async fn signals_reach_the_group() {
     let mut text = Vec::new();
     let exited = loop {
         match soon("a frame", execution.next()).await.unwrap().unwrap() {
-            Frame::Output(output) => {
+            // The shell tells on stderr how its child died.
+            Frame::Output(output) if output.stream == OutputStream::Stdout => {
                 if let drydock::interface::command::Payload::Data(data) = output.payload {
                     text.extend_from_slice(&data);
                 }

@@ -1,7 +1,7 @@
 //! Files under a root on this machine. The boundary is the kernel's (`openat2` with `RESOLVE_BENEATH`, by way of
 //! cap-std): no path leads out, whatever links are made meanwhile.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -116,19 +116,18 @@ fn entry(dir: &Dir, name: &Path, path: OsString, metadata: &Metadata) -> Entry {
     }
 }
 
-/// The entries of one folder, unsorted; those that vanish while we look are left out.
-fn entries(dir: &Dir, prefix: &Path, depth: u32, found: &mut Vec<Entry>) -> io::Result<()> {
+/// The paths below a folder, unsorted; nothing is looked at but names and types.
+fn paths(dir: &Dir, prefix: &Path, depth: u32, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for item in dir.entries()? {
-        let name = item?.file_name();
-        let Ok(metadata) = dir.symlink_metadata(&name) else { continue };
-        let path = prefix.join(&name);
-        found.push(entry(dir, Path::new(&name), path.clone().into_os_string(), &metadata));
+        let item = item?;
+        let path = prefix.join(item.file_name());
         if depth > 1
-            && metadata.is_dir()
-            && let Ok(below) = dir.open_dir(&name)
+            && item.file_type().is_ok_and(|kind| kind.is_dir())
+            && let Ok(below) = item.open_dir()
         {
-            entries(&below, &path, depth - 1, found)?;
+            paths(&below, &path, depth - 1, found)?;
         }
+        found.push(path);
     }
     Ok(())
 }
@@ -180,14 +179,21 @@ impl Files for LocalFiles {
         .await
     }
 
-    async fn list(&self, path: &Path, depth: u32) -> Result<Vec<Entry>> {
+    async fn list(&self, path: &Path, depth: u32, after: Option<&OsStr>, limit: usize) -> Result<Vec<Entry>> {
+        let after = after.map(OsStr::to_owned);
         self.at(path, move |root, path| {
             let dir = root.open_dir(path).map_err(|error| refused("listed", path, error))?;
             let mut found = Vec::new();
             let prefix = if path == Path::new(".") { Path::new("") } else { path };
-            entries(&dir, prefix, depth, &mut found).map_err(|error| refused("listed", path, error))?;
-            found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-            Ok(found)
+            paths(&dir, prefix, depth, &mut found).map_err(|error| refused("listed", path, error))?;
+            found.retain(|path| after.as_deref().is_none_or(|after| path.as_os_str() > after));
+            found.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+            let entries = found.into_iter().filter_map(|path| {
+                // What vanished meanwhile is left out.
+                let metadata = root.symlink_metadata(&path).ok()?;
+                Some(entry(root, &path, path.clone().into_os_string(), &metadata))
+            });
+            Ok(entries.take(limit).collect())
         })
         .await
     }
@@ -252,22 +258,23 @@ impl Files for LocalFiles {
 
     async fn make_directory(&self, path: &Path, mode: u32, parents: bool) -> Result<()> {
         self.at(path, move |root, path| {
-            let explained = |error| refused("made", path, error);
+            // What is in the way says more than that something is.
+            let blocked = |path: &Path, error: io::Error| match root.open_dir(path) {
+                Err(why) if why.kind() != io::ErrorKind::NotFound => refused("made", path, why),
+                _ => refused("made", path, error),
+            };
             if parents && let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
-                root.create_dir_all(above).map_err(explained)?;
+                root.create_dir_all(above).map_err(|error| blocked(above, error))?;
             }
             match root.create_dir(path) {
-                Err(error)
-                    if parents
-                        && error.kind() == io::ErrorKind::AlreadyExists
-                        && root.metadata(path).is_ok_and(|metadata| metadata.is_dir()) =>
-                {
-                    return Ok(());
+                Err(error) if parents && error.kind() == io::ErrorKind::AlreadyExists => {
+                    return root.open_dir(path).map(|_| ()).map_err(|error| blocked(path, error));
                 }
-                done => done.map_err(explained)?,
+                done => done.map_err(|error| refused("made", path, error))?,
             }
             // The umask is the daemon's; the mode is the caller's.
-            root.set_permissions(path, Permissions::from_mode(mode & 0o777)).map_err(explained)
+            root.set_permissions(path, Permissions::from_mode(mode & 0o777))
+                .map_err(|error| refused("made", path, error))
         })
         .await
     }

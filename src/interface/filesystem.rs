@@ -1,1 +1,0 @@
-//! Files under a lease's root.
