@@ -27,13 +27,11 @@ pub struct Notes {
 impl Effects for Notes {
     async fn begin(&self, name: &str, _request: Value) -> Result<EffectState> {
         let mut known = self.known.lock().unwrap();
-        Ok(known.insert(name.to_owned(), known.get(name).cloned().unwrap_or(EffectState::Begun)).map_or(
-            EffectState::Fresh,
-            |state| {
-                known.insert(name.to_owned(), state.clone());
-                state
-            },
-        ))
+        if let Some(state) = known.get(name) {
+            return Ok(state.clone());
+        }
+        known.insert(name.to_owned(), EffectState::Begun);
+        Ok(EffectState::Fresh)
     }
 
     async fn done(&self, name: &str, outcome: Value) -> Result<()> {
