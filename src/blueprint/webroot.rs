@@ -188,8 +188,8 @@ fn document_root(ctx: &Context, place: &Place) -> Result<(PathBuf, PathBuf), Ste
     if !is_plain(wanted) {
         return Err(Step::refuse(format!("the document root {} has \"..\" in it", wanted.display()), ""));
     }
-    // An absolute path replaces what it is joined to.
-    let root = place.root.join(wanted);
+    // An absolute path replaces what it is joined to; collecting drops dots and slashes at the end.
+    let root: PathBuf = place.root.join(wanted).components().collect();
     let neighbours = ctx.neighbours.iter().map(|(_, folder)| folder.as_path());
     let homes = std::iter::once(place.root.as_path()).chain(neighbours);
     // Of two that hold it, the inner one.

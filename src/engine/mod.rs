@@ -181,6 +181,12 @@ impl Engine {
         &self.daemon.id
     }
 
+    /// The clock.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
     /// The clock now.
     #[must_use]
     pub fn now(&self) -> Micros {

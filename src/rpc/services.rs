@@ -7,7 +7,10 @@ use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 
 use super::blueprint::BlueprintRpc;
+use super::command::CommandRpc;
 use super::event::EventRpc;
+use super::filesystem::FilesystemRpc;
+use super::httpd::HttpdRpc;
 use super::interface::InterfaceRpc;
 use super::lease::LeaseRpc;
 use super::limits::{MAX_DECODE, MAX_ENCODE};
@@ -18,7 +21,10 @@ use super::task::TaskRpc;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::proto::v1::blueprint_service_server::BlueprintServiceServer;
+use crate::proto::v1::command_service_server::CommandServiceServer;
 use crate::proto::v1::event_service_server::EventServiceServer;
+use crate::proto::v1::filesystem_service_server::FilesystemServiceServer;
+use crate::proto::v1::httpd_service_server::HttpdServiceServer;
 use crate::proto::v1::interface_service_server::InterfaceServiceServer;
 use crate::proto::v1::lease_service_server::LeaseServiceServer;
 use crate::proto::v1::resource_service_server::ResourceServiceServer;
@@ -51,6 +57,9 @@ pub(super) fn services(
         ResourceServiceServer(ResourceRpc::new(engine)),
         BlueprintServiceServer(BlueprintRpc::new(engine)),
         InterfaceServiceServer(InterfaceRpc::new(engine)),
+        CommandServiceServer(CommandRpc::new(Arc::clone(engine), Arc::clone(engine.clock()))),
+        FilesystemServiceServer(FilesystemRpc::new(Arc::clone(engine))),
+        HttpdServiceServer(HttpdRpc::new(Arc::clone(engine))),
         EventServiceServer(EventRpc::new(engine, leaving)),
         TaskServiceServer(TaskRpc::new(engine)),
         SystemServiceServer(SystemRpc::new(engine)),

@@ -57,10 +57,10 @@ async fn a_storage_has_a_folder_and_a_quota_that_must_fit() {
 #[tokio::test]
 async fn ports_are_exclusive_and_those_of_strangers_are_passed_over() {
     let yard = Yard::new();
-    // Three ports in a row, of which a stranger has the middle one.
+    // Three ports in a row, of which a stranger has the middle one; below those that the system gives to anyone.
     let (first, _stranger) = loop {
-        let stranger = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = stranger.local_addr().unwrap().port();
+        let port = fastrand::u16(10_000..20_000);
+        let Ok(stranger) = TcpListener::bind(("127.0.0.1", port)).await else { continue };
         if yard.host.port_is_free(port - 1).await && yard.host.port_is_free(port + 1).await {
             break (port - 1, stranger);
         }
@@ -74,7 +74,7 @@ async fn ports_are_exclusive_and_those_of_strangers_are_passed_over() {
     assert_eq!(ports, BTreeSet::from([first.to_string(), (first + 2).to_string()]));
 
     // Granted, and then taken by a stranger before it was looked at again.
-    let mut ctx = yard.context("port", json!({}), &[]);
+    let mut ctx = yard.context("port", yard.ports.clone(), &[]);
     let host = yard.meet(&Need { name: "host".to_owned(), spec: host() }).await.unwrap();
     ctx.needs.insert("host".to_owned(), host);
     let blueprint = yard.registry.find("port").unwrap();

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::yard::Yard;
 
 /// The head and the body of an answer.
-pub async fn fetch(address: &str, path: &str, host: &str) -> (String, String) {
+pub(super) async fn fetch(address: &str, path: &str, host: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

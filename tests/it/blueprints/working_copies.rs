@@ -150,7 +150,8 @@ async fn many_at_once_share_one_mirror_and_a_torn_one_is_made_anew() {
     let yard = Yard::new();
     let repository = yard.repository("site");
     let url = repository.to_str().unwrap();
-    let copies = (0..8).map(|_| async { copy(&yard, &[("repository", url)]).await });
+    let attributes = [("repository", url)];
+    let copies = (0..8).map(|_| copy(&yard, &attributes));
     for (_, facts) in futures::future::join_all(copies).await {
         assert_eq!(facts.unwrap()["ref"], "main");
     }
@@ -174,6 +175,7 @@ async fn a_remote_that_hangs_is_given_up_and_one_that_refuses_is_tried_again() {
     let mut ctx = yard.context("working-copy", json!({"timeout": "300ms"}), &[("repository", &silent)]);
     let failure = yard.build(&mut ctx).await.unwrap_err();
     assert!(!failure.permanent && failure.message.contains("took too long"), "{failure:?}");
+    yard.end(&ctx).await;
 
     let mut ctx = yard.context("working-copy", json!({}), &[("repository", &silent)]);
     let cancel = ctx.cancel.clone();
@@ -183,11 +185,13 @@ async fn a_remote_that_hangs_is_given_up_and_one_that_refuses_is_tried_again() {
         cancel.cancel();
     });
     assert_eq!(built.unwrap_err().message, "cancelled");
+    yard.end(&ctx).await;
 
     drop(listener);
-    let outcome =
-        tokio::time::timeout(Duration::from_secs(20), copy(&yard, &[("repository", &silent)])).await.unwrap().1;
+    let attributes = [("repository", silent.as_str())];
+    let (ctx, outcome) = tokio::time::timeout(Duration::from_secs(20), copy(&yard, &attributes)).await.unwrap();
     let failure = outcome.unwrap_err();
     assert!(!failure.permanent && failure.tail.contains("Connection refused"), "{failure:?}");
+    yard.end(&ctx).await;
     yard.end_all().await;
 }

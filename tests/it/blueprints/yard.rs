@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Effects in memory.
 #[derive(Default)]
-pub struct Notes {
+pub(super) struct Notes {
     known: Mutex<BTreeMap<String, EffectState>>,
 }
 
@@ -50,25 +51,30 @@ impl Effects for Notes {
 }
 
 /// A folder with a local host in it.
-pub struct Yard {
-    pub folder: TempDir,
-    pub host: Arc<dyn Host>,
-    pub registry: Registry,
+pub(super) struct Yard {
+    pub(super) folder: TempDir,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) registry: Registry,
     /// Types that composites need and their blueprint's kind.
     kinds: BTreeMap<&'static str, &'static str>,
+    /// For the blueprint `port`: tests that run at once must not be strangers to each other.
+    pub(super) ports: Value,
     slots: Mutex<BTreeSet<Slot>>,
     /// In the order in which they were made, for taking down.
     made: Mutex<Vec<(String, Context)>>,
     /// Roots of leases, by host lease.
     roots: Mutex<Vec<(LeaseId, PathBuf)>>,
     /// Rounds of needs, as names.
-    pub rounds: Mutex<Vec<String>>,
+    pub(super) rounds: Mutex<Vec<String>>,
 }
 
+static YARDS: AtomicU32 = AtomicU32::new(0);
 const NOW: i64 = 1_700_000_000_000_000;
 
 impl Yard {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
+        let nth = std::process::id().wrapping_mul(7).wrapping_add(YARDS.fetch_add(1, Ordering::Relaxed)) % 90;
+        let first = 20000 + nth * 100;
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().canonicalize().unwrap().join("data");
         let host: Arc<dyn Host> = Arc::new(LocalHost::new(data, PathBuf::from(env!("CARGO_BIN_EXE_drydock"))));
@@ -83,6 +89,7 @@ impl Yard {
                 ("webroot", "webroot"),
                 ("working-copy", "working-copy"),
             ]),
+            ports: json!({"first": first, "last": first + 99}),
             slots: Mutex::default(),
             made: Mutex::default(),
             roots: Mutex::default(),
@@ -91,7 +98,7 @@ impl Yard {
     }
 
     /// A resource that is about to be built for a lease.
-    pub fn context(&self, kind: &str, config: Value, attributes: &[(&str, &str)]) -> Context {
+    pub(super) fn context(&self, kind: &str, config: Value, attributes: &[(&str, &str)]) -> Context {
         let blueprint = self.registry.find(kind).unwrap();
         let attributes: StringMap =
             attributes.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -153,7 +160,7 @@ impl Yard {
     }
 
     /// Builds to the end, leasing on the way whatever is needed.
-    pub fn build<'a>(&'a self, ctx: &'a mut Context) -> BoxFuture<'a, Result<StringMap, Failure>> {
+    pub(super) fn build<'a>(&'a self, ctx: &'a mut Context) -> BoxFuture<'a, Result<StringMap, Failure>> {
         Box::pin(async move {
             let blueprint = Arc::clone(self.registry.find(&ctx.blueprint.kind).unwrap());
             loop {
@@ -198,11 +205,12 @@ impl Yard {
     }
 
     /// Leases what is needed. The attribute `host` places it on a lease that was made before.
-    pub async fn meet(&self, need: &Need) -> Result<Met, Failure> {
+    pub(super) async fn meet(&self, need: &Need) -> Result<Met, Failure> {
         let kind = self.kinds[need.spec.resource_type.as_str()];
         let attributes: Vec<(&str, &str)> =
             need.spec.attributes.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let mut ctx = self.context(kind, json!({}), &attributes);
+        let config = if kind == "port" { self.ports.clone() } else { json!({}) };
+        let mut ctx = self.context(kind, config, &attributes);
         if let Some(host) = need.spec.attributes.get("host") {
             let made = self.made.lock().unwrap();
             let (_, on) = made.iter().find(|(_, made)| made.lease.as_ref().unwrap().id.as_str() == host).unwrap();
@@ -212,12 +220,12 @@ impl Yard {
         Ok(self.met(&ctx))
     }
 
-    pub fn met(&self, ctx: &Context) -> Met {
+    pub(super) fn met(&self, ctx: &Context) -> Met {
         Met { lease: ctx.lease.clone().unwrap(), place: self.place(ctx, "command") }
     }
 
     /// Where an interface of the lease is.
-    pub fn place(&self, ctx: &Context, interface: &str) -> Option<Place> {
+    pub(super) fn place(&self, ctx: &Context, interface: &str) -> Option<Place> {
         let blueprint = self.registry.find(&ctx.blueprint.kind).unwrap();
         match blueprint.endpoint(ctx, interface)? {
             Endpoint::Here(place) => Some(place),
@@ -233,7 +241,7 @@ impl Yard {
     }
 
     /// The lease ends, and the resource with it.
-    pub async fn end(&self, ctx: &Context) {
+    pub(super) async fn end(&self, ctx: &Context) {
         let blueprint = self.registry.find(&ctx.blueprint.kind).unwrap();
         for step in [blueprint.clean(ctx).await, blueprint.destroy(ctx).await, blueprint.destroy(ctx).await] {
             assert!(matches!(step, Step::Ready(_)), "{step:?}");
@@ -245,7 +253,7 @@ impl Yard {
     }
 
     /// Everything that was made ends, the last first; only the cache may be left.
-    pub async fn end_all(&self) {
+    pub(super) async fn end_all(&self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap());
         for (_, ctx) in made.iter().rev() {
             self.end(ctx).await;
@@ -257,7 +265,7 @@ impl Yard {
     }
 
     /// A fresh repository with commits, a branch and a tag.
-    pub fn repository(&self, name: &str) -> PathBuf {
+    pub(super) fn repository(&self, name: &str) -> PathBuf {
         let path = self.folder.path().canonicalize().unwrap().join(name);
         std::fs::create_dir(&path).unwrap();
         git(&path, &["init", "--quiet", "--initial-branch=main"]);
@@ -266,6 +274,17 @@ impl Yard {
         git(&path, &["branch", "feature/x"]);
         commit(&path, "page.txt", "two");
         path
+    }
+}
+
+impl Drop for Yard {
+    /// A test that failed must not leave a server behind.
+    fn drop(&mut self) {
+        for folder in list(&self.host.data_dir().join("resources")) {
+            if let Ok(pid) = std::fs::read_to_string(folder.join("pid")) {
+                let _ = std::process::Command::new("kill").arg(pid).status();
+            }
+        }
     }
 }
 
@@ -308,7 +327,7 @@ fn lease(spec: LeaseSpec, resource: &Resource) -> Lease {
 }
 
 /// Runs git as a user would, and gives its output.
-pub fn git(folder: &Path, words: &[&str]) -> String {
+pub(super) fn git(folder: &Path, words: &[&str]) -> String {
     let output = std::process::Command::new("git")
         .args(["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "protocol.file.allow=always"])
         .args(words)
@@ -320,13 +339,13 @@ pub fn git(folder: &Path, words: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-pub fn commit(folder: &Path, file: &str, text: &str) -> String {
+pub(super) fn commit(folder: &Path, file: &str, text: &str) -> String {
     std::fs::write(folder.join(file), text).unwrap();
     git(folder, &["add", "--all"]);
     git(folder, &["commit", "--quiet", "-m", text]);
     git(folder, &["rev-parse", "HEAD"])
 }
 
-pub fn list(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn list(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default()
 }
