@@ -31,6 +31,7 @@ pub async fn run(flags: &Flags, up: bool) -> Result<u8> {
     let refused = |error| Failure::io("signals", &error);
     let mut int = signal(SignalKind::interrupt()).map_err(refused)?;
     let mut term = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut hup = signal(SignalKind::hangup()).map_err(refused)?;
     let announce = async {
         if let Ok(ready) = ready.await {
             announce(&settings, &ready)?;
@@ -47,6 +48,10 @@ pub async fn run(flags: &Flags, up: bool) -> Result<u8> {
                 announced = true;
                 // Nobody reads our stdout: that is no reason not to serve.
                 told.or_else(|failure| if failure.is_broken_pipe() { Ok(()) } else { Err(failure) })?;
+                continue;
+            }
+            Some(()) = hup.recv() => {
+                shutdown.reload.notify_one();
                 continue;
             }
             Some(()) = int.recv() => 2,

@@ -64,8 +64,11 @@ impl Up {
                 .flatten()
                 .filter_map(|host| host["id"].as_str().map(str::to_owned))
                 .collect();
-            let left: Vec<_> =
-                folders.concat().into_iter().filter(|name| !host_folders.iter().any(|host| name.contains(host))).collect();
+            let left: Vec<_> = folders
+                .concat()
+                .into_iter()
+                .filter(|name| !host_folders.iter().any(|host| name.contains(host)))
+                .collect();
             if live["leases"].as_array().is_none_or(Vec::is_empty) && left.is_empty() {
                 return;
             }

@@ -70,10 +70,15 @@ impl Line {
             Mood::Slow => paint.slow(&self.words),
             Mood::Bad => paint.bad(&self.words),
         };
-        let worker = if self.worker.is_empty() { String::new() } else { format!("w{}", self.worker) };
-        let time = paint.dim(&format!("{:>8.3}s {worker:<3}", self.after.as_secs_f64()));
+        let time = paint.dim(&format!("{:>8.3}s {:<4}", self.after.as_secs_f64(), self.worker));
         format!("{time} {:<24} {words}", self.title)
     }
+}
+
+/// `w2` of `daemon_…/w2`: within one trace the daemon is nearly always the same.
+fn worker_of(event: &v1::Event) -> String {
+    let worker = event.details.get("worker").map_or("", String::as_str);
+    worker.rsplit('/').next().unwrap_or(worker).to_owned()
 }
 
 impl Story {
@@ -126,7 +131,7 @@ impl Story {
         };
         fill(&mut node.resource_type, detail("resource_type"));
         fill(&mut node.blueprint, detail("blueprint"));
-        fill(&mut node.worker, detail("worker"));
+        fill(&mut node.worker, worker_of(event));
         if noun == "lease" {
             fill(&mut node.title, detail("name"));
             fill(&mut node.above, detail("parent"));
@@ -178,40 +183,39 @@ impl Story {
             (reason, message) => format!("{reason}: {message}"),
         };
         let (words, mood) = match (is_resource, verb) {
-            (false, "created") => (format!("queued ({})", node.resource_type), Mood::Plain),
-            (false, "waiting") => {
+            (false, "created") if node.above.is_empty() => (format!("queued ({})", node.resource_type), Mood::Plain),
+            (false, "created") => {
+                (format!("queued ({}), {} waits for it", node.resource_type, self.path(&node.above)), Mood::Plain)
+            }
+            (_, "waiting") => {
                 let what = self.name_all(detail("waits_for"));
-                (format!("waits for {}", if what.is_empty() { &why } else { &what }), Mood::Slow)
+                let what = if what.is_empty() { what } else { format!(" for {what}") };
+                (format!("waits{what} ({why})"), Mood::Slow)
             }
-            (false, "acquired") => {
-                let made = self.nodes.get(&node.resource).is_some_and(|resource| resource.above == subject);
-                (if made { "has its resource".to_owned() } else { format!("placed on {}", node.resource) }, Mood::Plain)
-            }
-            (false, "activated") => ("active".to_owned(), Mood::Good),
-            (true, "created") => (format!("to be built by {}", node.blueprint), Mood::Plain),
-            (true, "building") => {
-                let what = self.name_all(detail("waits_for"));
-                if what.is_empty() {
-                    (format!("building with {}", node.blueprint), Mood::Plain)
-                } else {
-                    (format!("waits for {what}"), Mood::Slow)
-                }
-            }
-            (true, "waiting") => (format!("waits for {}", self.name_all(detail("waits_for"))), Mood::Slow),
+            (false, "acquired") => (self.seat("has its resource", node, subject), Mood::Plain),
+            (false, "activated") => (self.seat("active", node, subject), Mood::Good),
+            (true, "created") => (format!("being built by {}", node.blueprint), Mood::Plain),
+            (true, "building") => (format!("building, {why}"), Mood::Slow),
             (true, "activated") => ("built".to_owned(), Mood::Good),
             (_, "released") => (format!("released {why}"), Mood::Plain),
-            (_, "broken" | "failed") => (format!("{verb} {why}"), Mood::Bad),
+            (_, "broken" | "failed" | "cleanup_failed") => (format!("{} {why}", verb.replace('_', " ")), Mood::Bad),
             (_, "destroyed") => ("gone".to_owned(), Mood::Plain),
             _ => (format!("{verb} {why}"), Mood::Plain),
         };
         let after = time.zip(self.start).map(|(time, start)| clock::span(time - start)).unwrap_or_default();
         Some(Line {
             after,
-            worker: detail("worker").to_owned(),
+            worker: worker_of(event),
             title: self.path(subject),
             words: words.trim_end().to_owned(),
             mood,
         })
+    }
+
+    /// On its own resource, or on one that was there.
+    fn seat(&self, word: &str, node: &Node, lease: &str) -> String {
+        let own = self.nodes.get(&node.resource).is_some_and(|resource| resource.above == lease);
+        if own || node.resource.is_empty() { word.to_owned() } else { format!("{word}, on {}", node.resource) }
     }
 
     /// `sandcastle/site`: what the lease, or the lease that the resource is for, is called.
@@ -267,13 +271,12 @@ impl Story {
             let took = node.ready.zip(node.created.or(self.start)).map(|(ready, created)| clock::span(ready - created));
             let took = took.map_or_else(|| node.state.to_lowercase(), |took| format!("{:.3}s", took.as_secs_f64()));
             let worker = self.resource(node).map(|resource| &resource.worker).filter(|worker| !worker.is_empty());
-            let worker = worker.map(|worker| format!("w{worker}")).unwrap_or_default();
             let line = self.time_line(node, start, end);
             let row = format!(
                 "  {name:<name_width$}  {:<made_width$}  {took:>9}  {}  {}",
                 self.made_by(node),
                 paint.good(&line),
-                paint.dim(&worker)
+                paint.dim(worker.map_or("", String::as_str))
             );
             text.push_str(row.trim_end());
             text.push('\n');
@@ -331,7 +334,7 @@ impl Story {
             usize::try_from(share).unwrap_or(0).min(LINE)
         };
         let from = column(node.created.unwrap_or(start));
-        let built = self.resource(node).and_then(|resource| resource.begun).or(node.begun);
+        let built = self.resource(node).and_then(|resource| resource.begun.or(resource.created)).or(node.begun);
         let to = column(node.ready.unwrap_or(end)).max(from + 1).min(LINE);
         let begun = column(built.unwrap_or(end)).clamp(from, to.saturating_sub(1));
         let cell = |at: usize| match at {
@@ -369,7 +372,7 @@ mod tests {
         let events = [
             event(0, "lease.created", &["lease_r"], &[("resource_type", "sandcastle")]),
             event(1, "resource.created", &["res_r", "lease_r"], &[("blueprint", "castle"), ("made_for", "lease_r")]),
-            event(2, "resource.building", &["res_r"], &[("worker", "1")]),
+            event(2, "resource.failed", &["res_r"], &[("worker", "daemon_x/w1")]),
             event(
                 3,
                 "lease.created",
@@ -377,9 +380,14 @@ mod tests {
                 &[("name", "copy"), ("resource_type", "working-copy"), ("parent", "res_r")],
             ),
             event(3, "lease.created", &["lease_c"], &[("name", "told twice")]),
-            event(4, "resource.waiting", &["res_r"], &[("waits_for", "lease_c,lease_other")]),
-            event(5, "resource.created", &["res_c"], &[("blueprint", "working-copy"), ("made_for", "lease_c")]),
-            event(6, "resource.building", &["res_c"], &[("worker", "2")]),
+            event(4, "lease.waiting", &["lease_c"], &[("waits_for", "lease_r lease_other")]),
+            event(
+                5,
+                "resource.created",
+                &["res_c"],
+                &[("blueprint", "working-copy"), ("made_for", "lease_c"), ("worker", "w2")],
+            ),
+            event(6, "resource.building", &["res_c"], &[("worker", "w2")]),
             event(8, "resource.activated", &["res_c"], &[]),
             event(9, "lease.acquired", &["lease_c", "res_c"], &[("resource", "res_c")]),
             event(9 + 1, "lease.activated", &["lease_c", "res_c"], &[("resource", "res_c")]),
@@ -396,8 +404,9 @@ mod tests {
         let (_, lines) = story();
         assert_eq!(lines.len(), 12, "{lines:#?}");
         let has = |words: [&str; 3]| lines.iter().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(has(["w2", "sandcastle/copy", "building with working-copy"]), "{lines:#?}");
-        assert!(has(["4.000s", "sandcastle", "waits for copy, lease_other"]), "{lines:#?}");
+        assert!(has(["w2", "sandcastle/copy", "being built by working-copy"]), "{lines:#?}");
+        assert!(has(["4.000s", "sandcastle", "waits for sandcastle, lease_other"]), "{lines:#?}");
+        assert!(has(["3.000s", "sandcastle/copy", "sandcastle waits for it"]), "{lines:#?}");
         assert!(has(["10.000s", "sandcastle/copy", "active"]), "{lines:#?}");
     }
 
