@@ -7,5 +7,7 @@ mod cli;
 mod exec;
 mod exec_ends;
 mod files;
+mod peers;
 mod place;
 mod protocol;
+mod tidy;
