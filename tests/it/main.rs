@@ -2,6 +2,7 @@
 
 mod blueprints;
 mod cli;
+mod end_to_end;
 mod exec;
 mod exec_ends;
 mod files;
