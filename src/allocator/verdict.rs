@@ -240,6 +240,7 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
     }
     let numbers: Vec<String> = possible
         .iter()
+        .filter(|blueprint| blueprint.enabled)
         .map(|blueprint| {
             let built = view.built.get(&blueprint.id).map_or(0, Vec::len);
             let of = limit_of(blueprint, rules).map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
@@ -248,11 +249,7 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
         .collect();
     let queue =
         if view.ahead.is_empty() { String::new() } else { format!("; {} ahead in the queue", view.ahead.len()) };
-    let reason = if limited && empty_handed == 0 && !verdicts.iter().any(|v| v.reason == "QUEUED") {
-        "LIMIT_REACHED"
-    } else {
-        "QUEUED"
-    };
-    let reason = if limited { reason } else { "QUEUED" };
+    let first = empty_handed == 0 && !verdicts.iter().any(|verdict| verdict.reason == "QUEUED");
+    let reason = if limited && first { "LIMIT_REACHED" } else { "QUEUED" };
     Waiting { reason: reason.to_owned(), message: format!("{}{queue}", numbers.join("; ")), blocked_by }
 }

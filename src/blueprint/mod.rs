@@ -334,6 +334,12 @@ pub trait Blueprint: Send + Sync {
     /// The next step of building: [`Step::Ready`] makes the resource ACTIVE.
     async fn build(&self, ctx: &Context) -> Step;
 
+    /// Whether [`Context::neighbours`] is wanted for building this resource: finding them takes a look at every lease of
+    /// the owner.
+    fn wants_neighbours(&self, _resource: &Resource) -> bool {
+        false
+    }
+
     /// Facts of a lease on the resource, before [`Blueprint::prepare`] adds its own.
     fn lease_facts(&self, resource: &Resource, _lease: &Lease) -> StringMap {
         resource.facts.clone()

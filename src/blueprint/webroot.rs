@@ -10,7 +10,7 @@ use super::{Blueprint, Context, EffectState, Endpoint, HOST_ATTRIBUTE, Health, M
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::httpd::{Builtin, Seat, Site, StartError, folder_of};
-use crate::model::{Field, FieldType, Kind, LeaseSpec, StringMap, kind};
+use crate::model::{Field, FieldType, Kind, LeaseSpec, Resource, StringMap, kind};
 
 /// What it is.
 pub static KIND: Kind = Kind {
@@ -75,6 +75,10 @@ impl Blueprint for Webroot {
             return wrong("server_name", "but must be a host name");
         }
         Ok(attributes.clone())
+    }
+
+    fn wants_neighbours(&self, resource: &Resource) -> bool {
+        resource.attributes.get("document_root").is_some_and(|root| Path::new(root).is_absolute())
     }
 
     async fn build(&self, ctx: &Context) -> Step {

@@ -12,7 +12,7 @@ use super::effects::ResourceEffects;
 use crate::blueprint::{Blueprint as Kind, Context, Endpoint, Met};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::model::id::{LeaseId, Subject};
+use crate::model::id::LeaseId;
 use crate::model::{Blueprint, Lease, LeaseState, Resource};
 
 /// How many hops an endpoint may take through other leases.
@@ -57,8 +57,9 @@ impl Engine {
         {
             needs.insert("host".to_owned(), met);
         }
-        let slots = self.slots_of(&resource.id.clone().into()).await?;
-        let neighbours = match needs.get("host") {
+        let slots = self.store.slots_of(&resource.id.clone().into()).await?;
+        let wanted = self.registry.find(&record.kind).is_some_and(|kind| kind.wants_neighbours(resource));
+        let neighbours = match needs.get("host").filter(|_| wanted) {
             Some(host) => self.neighbours(&resource.owner, &host.lease).await?,
             None => Vec::new(),
         };
@@ -83,16 +84,6 @@ impl Engine {
         }
         let place = self.place_of(&lease, "command").await?;
         Ok(Some(Met { lease, place }))
-    }
-
-    async fn slots_of(&self, holder: &Subject) -> Result<Vec<crate::model::slot::Slot>> {
-        let holder = holder.clone();
-        self.store
-            .write(move |tx| {
-                let holder = holder.clone();
-                Box::pin(async move { tx.slots_of(&holder).await })
-            })
-            .await
     }
 
     /// Roots of the owner's other ACTIVE leases on the same machine.

@@ -2,13 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{caller, timestamp};
+use super::caller;
+use super::convert::time::{span, timestamp};
 use crate::clock::SharedClock;
 use crate::engine::{Caller, Engine, Opened};
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ const INTERFACE: &str = "command";
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The service.
+/// `drydock.v1.CommandService`.
 pub struct CommandRpc {
     engine: Arc<Engine>,
     clock: SharedClock,
@@ -75,10 +75,7 @@ impl CommandService for CommandRpc {
 }
 
 /// What a request asks for.
-///
-/// # Errors
-/// `INVALID_ARGUMENT`.
-pub fn spec(request: v1::ExecRequest) -> Result<ExecSpec> {
+fn spec(request: v1::ExecRequest) -> Result<ExecSpec> {
     let command = request.command.ok_or_else(|| Error::invalid("command is missing; set command.argv"))?;
     let stdin = match (request.stdin.is_empty(), request.stdin_text.is_empty()) {
         (false, false) => return Err(Error::invalid("both stdin and stdin_text are set; set one")),
@@ -91,8 +88,8 @@ pub fn spec(request: v1::ExecRequest) -> Result<ExecSpec> {
         cwd: command.cwd,
         env: command.env,
         secret_env: command.secret_env,
-        timeout: command.timeout.map(|timeout| duration("command.timeout", timeout)).transpose()?,
-        kill_grace: command.kill_grace.map(|grace| duration("command.kill_grace", grace)).transpose()?,
+        timeout: span("command.timeout", command.timeout.as_ref())?,
+        kill_grace: span("command.kill_grace", command.kill_grace.as_ref())?,
         merge_stderr: command.merge_stderr,
         stdin,
         check: request.check,
@@ -100,14 +97,8 @@ pub fn spec(request: v1::ExecRequest) -> Result<ExecSpec> {
     })
 }
 
-fn duration(field: &str, span: prost_types::Duration) -> Result<Duration> {
-    Duration::try_from(span)
-        .map_err(|_| Error::invalid(format!("{field} must not be negative; write for example \"90s\"")))
-}
-
 /// A caller's frames after the first.
-#[must_use]
-pub fn inputs(frames: Streaming<v1::ExecInteractiveRequest>) -> Inputs {
+fn inputs(frames: Streaming<v1::ExecInteractiveRequest>) -> Inputs {
     Box::pin(frames.map(|frame| match frame {
         Ok(message) => input(message),
         Err(status) => Err(Error::invalid("a frame of the caller cannot be read").because(status)),
@@ -132,7 +123,7 @@ fn input(message: v1::ExecInteractiveRequest) -> Result<Input> {
 }
 
 /// The frames of `Exec`.
-pub fn exec_frames(execution: Execution) -> impl Stream<Item = Result<v1::ExecResponse, Status>> + Send {
+fn exec_frames(execution: Execution) -> impl Stream<Item = Result<v1::ExecResponse, Status>> + Send {
     use exec_response::Frame as Wire;
     execution.map(|frame| {
         let frame = match frame? {
@@ -146,9 +137,7 @@ pub fn exec_frames(execution: Execution) -> impl Stream<Item = Result<v1::ExecRe
 }
 
 /// The frames of `ExecInteractive`.
-pub fn interactive_frames(
-    execution: Execution,
-) -> impl Stream<Item = Result<v1::ExecInteractiveResponse, Status>> + Send {
+fn interactive_frames(execution: Execution) -> impl Stream<Item = Result<v1::ExecInteractiveResponse, Status>> + Send {
     use exec_interactive_response::Frame as Wire;
     execution.map(|frame| {
         let frame = match frame? {

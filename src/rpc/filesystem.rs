@@ -12,8 +12,9 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller;
+use super::convert::time::timestamp;
 use super::page::Page;
-use super::{caller, timestamp};
 use crate::engine::{Caller, Engine, Opened};
 use crate::error::{Error, Reason, Result};
 use crate::host::files::{Entry, EntryType};
@@ -28,17 +29,17 @@ use crate::proto::v1::filesystem_service_server::FilesystemService;
 
 const INTERFACE: &str = "filesystem";
 
-/// The service.
+/// `drydock.v1.FilesystemService`.
 pub struct FilesystemRpc {
     engine: Arc<Engine>,
-    files: Arc<Filesystem>,
+    files: Filesystem,
 }
 
 impl FilesystemRpc {
     /// One for a daemon: it knows the uploads that are under way.
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, files: Arc::default() }
+        Self { engine, files: Filesystem::default() }
     }
 
     async fn open(&self, caller: &Caller, lease_id: &str) -> Result<Opened> {

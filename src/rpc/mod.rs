@@ -31,7 +31,6 @@ mod watch;
 use std::future::Future;
 use std::pin::Pin;
 
-use crate::clock::Micros;
 use crate::engine::Caller;
 use crate::error::Result;
 
@@ -45,10 +44,4 @@ pub(crate) type Answer<E> = Pin<Box<dyn Future<Output = Result<http::Response<to
 pub(crate) fn caller<T>(request: &tonic::Request<T>) -> Result<Caller> {
     let principal = doors::Principal::of(request)?;
     Ok(Caller { principal: principal.name.clone(), admin: principal.admin })
-}
-
-/// A time as the API tells it.
-pub(crate) fn timestamp(at: Micros) -> prost_types::Timestamp {
-    let nanos = i32::try_from(at.rem_euclid(1_000_000) * 1000).unwrap_or(0);
-    prost_types::Timestamp { seconds: at.div_euclid(1_000_000), nanos }
 }

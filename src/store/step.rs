@@ -104,7 +104,13 @@ impl Store {
                     tx.wake_pool(pool, Some(&claim.task)).await?;
                 }
                 match claim_next {
-                    Some(scope) => Ok(Committed::Done(tx.claim(&scope, &claim.worker).await?)),
+                    Some(scope) => {
+                        let next = tx.claim(&scope, &claim.worker).await?;
+                        if next.is_some() {
+                            tx.tell_taken();
+                        }
+                        Ok(Committed::Done(next))
+                    }
                     None => Ok(Committed::Done(None)),
                 }
             })

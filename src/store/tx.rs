@@ -113,6 +113,11 @@ impl Tx {
         }
     }
 
+    /// Whoever commits takes one of the ready tasks along: nobody else need be told of that one.
+    pub(super) fn tell_taken(&mut self) {
+        self.news.ready = self.news.ready.saturating_sub(1);
+    }
+
     pub(super) fn tell_timer(&mut self, at: Micros) {
         self.news.timer = Some(self.news.timer.map_or(at, |earlier| earlier.min(at)));
     }
@@ -153,20 +158,6 @@ impl Tx {
         self.execute(statement).await
     }
 
-    /// Slots that `holder` has.
-    pub async fn slots_of(&mut self, holder: &Subject) -> Result<Vec<Slot>> {
-        let statement = sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
-            .bind(holder.to_string());
-        self.fetch(statement)
-            .await?
-            .iter()
-            .map(|row| {
-                let columns = super::row::Columns(row);
-                Ok(Slot { scope: columns.text("scope")?, place: columns.integer("place")? })
-            })
-            .collect()
-    }
-
     /// Appends an event.
     pub async fn event(&mut self, event: NewEvent) -> Result<()> {
         let id = EventId::new(self.now);
@@ -201,5 +192,22 @@ impl Tx {
             details: event.details,
         });
         Ok(())
+    }
+}
+
+impl super::Store {
+    /// Slots that `holder` has.
+    pub async fn slots_of(&self, holder: &Subject) -> Result<Vec<Slot>> {
+        sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
+            .bind(holder.to_string())
+            .fetch_all(self.readers())
+            .await
+            .map_err(failed)?
+            .iter()
+            .map(|row| {
+                let columns = super::row::Columns(row);
+                Ok(Slot { scope: columns.text("scope")?, place: columns.integer("place")? })
+            })
+            .collect()
     }
 }

@@ -17,6 +17,7 @@ use rustix::process::Pid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 
+use super::process_table::{Candidate, LEASE_VARIABLE};
 use super::program::{CannotRun, Environment, find};
 use super::supervisor::Supervisor;
 use super::sweep::Sweep;
@@ -37,6 +38,17 @@ pub(super) struct Spawner {
 enum Started {
     Child(Child),
     CannotRun(CannotRun),
+}
+
+/// A moment passes between a program's start and its environment's being there to be read, by which it is known.
+async fn until_known(child: &Child, lease_id: &str) {
+    let pid = Pid::from_child(child).as_raw_nonzero().get();
+    for _ in 0..1000 {
+        if Candidate::read(pid).is_none_or(|mut process| process.names(LEASE_VARIABLE, lease_id)) {
+            return;
+        }
+        wait(Duration::from_millis(1)).await;
+    }
 }
 
 impl Spawner {
@@ -102,6 +114,7 @@ impl Spawner {
         match self.start(&command, stdio).await? {
             Started::Child(mut child) => {
                 let pid = i64::from(child.id());
+                until_known(&child, &command.lease_id).await;
                 // Waited for as any other event, so that neither a thread nor a zombie is left.
                 let leader = leader(Pid::from_child(&child)).map_err(|error| cannot_start(&command, error))?;
                 tokio::spawn(async move {

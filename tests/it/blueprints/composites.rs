@@ -35,7 +35,7 @@ async fn the_example_becomes_a_page() {
     yard.end_all().await;
 }
 
-fn with_steps(steps: Value) -> Value {
+fn with_steps(steps: &Value) -> Value {
     json!({"type": "box", "parameters": {"word": {"default": "hello"}}, "needs": {"host": {"type": "host"}}, "steps": steps})
 }
 
@@ -44,7 +44,7 @@ async fn steps_run_once_in_order_and_are_undone() {
     let yard = Yard::new();
     let log = yard.folder.path().join("log");
     let say = |word: &str| json!(["sh", "-c", format!("echo {word} $WORD >> {}", log.display())]);
-    let config = with_steps(json!([
+    let config = with_steps(&json!([
         {"name": "one", "part": "host", "run": say("one"), "env": {"WORD": "${parameters.word}, ${host.address}"}, "undo": say("undo-one")},
         {"name": "two", "part": "host", "run": say("two"), "undo": say("undo-two")},
     ]));
@@ -67,7 +67,7 @@ async fn a_step_that_was_cut_short_is_undone_and_run_again() {
     let yard = Yard::new();
     let log = yard.folder.path().join("log");
     let say = |word: &str| json!(["sh", "-c", format!("echo {word} >> {}", log.display())]);
-    let config = with_steps(json!([{"name": "one", "part": "host", "run": say("run"), "undo": say("undo")}]));
+    let config = with_steps(&json!([{"name": "one", "part": "host", "run": say("run"), "undo": say("undo")}]));
     let mut ctx = yard.context("composite", config, &[]);
     ctx.effects.begin("step:one", Value::Null).await.unwrap();
     yard.build(&mut ctx).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_step_that_fails_fails_for_good_with_its_last_words() {
         (json!(["sleep", "600"]), "took longer than its 1 s", ""),
     ] {
         let yard = Yard::new();
-        let config = with_steps(json!([{"name": "one", "part": "host", "run": run, "timeout": "1s"}]));
+        let config = with_steps(&json!([{"name": "one", "part": "host", "run": run, "timeout": "1s"}]));
         let mut ctx = yard.context("composite", config, &[]);
         let failure = yard.build(&mut ctx).await.unwrap_err();
         assert!(failure.permanent && failure.message.contains(message), "{failure:?}");

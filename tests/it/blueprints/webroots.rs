@@ -73,7 +73,7 @@ async fn a_site_is_served_stopped_started_restarted_and_gone() {
     let place = yard.place(&ctx, "httpd").unwrap();
     let before = httpd::status(&place).await.unwrap();
     assert!(before.running && before.pid.is_some());
-    assert_eq!(before.listen_addresses, [address.clone()]);
+    assert_eq!(before.listen_addresses, std::slice::from_ref(&address));
     assert_eq!(
         httpd::uri(&place, "docs/a b?c#d%.txt").await.unwrap(),
         (format!("http://{address}/docs/a%20b%3Fc%23d%25.txt"), true)

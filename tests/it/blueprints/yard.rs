@@ -1,5 +1,6 @@
 //! A stand-in for the engine: it leases what blueprints need, hands out slots, and keeps the effects in memory.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -59,6 +60,7 @@ pub(super) struct Yard {
     kinds: BTreeMap<&'static str, &'static str>,
     /// For the blueprint `port`: tests that run at once must not be strangers to each other.
     pub(super) ports: Value,
+    machine: ResourceId,
     slots: Mutex<BTreeSet<Slot>>,
     /// In the order in which they were made, for taking down.
     made: Mutex<Vec<(String, Context)>>,
@@ -90,6 +92,7 @@ impl Yard {
                 ("working-copy", "working-copy"),
             ]),
             ports: json!({"first": first, "last": first + 99}),
+            machine: ResourceId::new(NOW),
             slots: Mutex::default(),
             made: Mutex::default(),
             roots: Mutex::default(),
@@ -106,7 +109,8 @@ impl Yard {
         let resource_type = blueprint.resource_type(&config);
         let blueprint_id = BlueprintId::new(NOW);
         let resource = Resource {
-            id: ResourceId::new(NOW),
+            // There is one machine, however often it is leased.
+            id: if kind == "local-host" { self.machine.clone() } else { ResourceId::new(NOW) },
             name: kind.to_owned(),
             resource_type: resource_type.clone(),
             blueprint_id: blueprint_id.clone(),
@@ -164,7 +168,7 @@ impl Yard {
         Box::pin(async move {
             let blueprint = Arc::clone(self.registry.find(&ctx.blueprint.kind).unwrap());
             loop {
-                ctx.neighbours = self.roots.lock().unwrap().clone();
+                ctx.neighbours.clone_from(&self.roots.lock().unwrap());
                 match blueprint.build(ctx).await {
                     Step::Ready(facts) => {
                         ctx.resource.facts.clone_from(&facts);
@@ -176,9 +180,8 @@ impl Yard {
                         let names: Vec<&str> = needs.iter().map(|need| need.name.as_str()).collect();
                         self.rounds.lock().unwrap().push(names.join(" "));
                         for need in needs {
-                            if !ctx.needs.contains_key(&need.name) {
-                                let met = self.meet(&need).await?;
-                                ctx.needs.insert(need.name, met);
+                            if let Entry::Vacant(place) = ctx.needs.entry(need.name.clone()) {
+                                place.insert(self.meet(&need).await?);
                             }
                         }
                     }

@@ -1,0 +1,28 @@
+# Everything that a person or CI runs. The first target is the default.
+#
+# All cargo calls use one profile and one feature set, so that each dependency is compiled once; `bench` alone is
+# optimised.
+
+CARGO ?= cargo
+# Tests start daemons and processes of their own; more at once than this, and two cores only make them wait.
+export RUST_TEST_THREADS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint bench
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+quickstart: ## start a daemon, lease a cascade, use it over gRPC, give it back (needs Rust, a C compiler, git, make)
+	$(CARGO) run --locked --quiet -- quickstart
+
+test: ## set up what the tests need, then run every test
+	.ci/tools test
+	$(CARGO) test --locked
+
+lint: ## set up the linters, then formatting, clippy, docs, shell, protos, dependencies
+	.ci/tools lint
+	.ci/lint
+
+bench: ## the table of speed and memory: bound, measured, verdict
+	$(CARGO) bench --locked
