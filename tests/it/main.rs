@@ -3,6 +3,7 @@
 
 mod blueprints;
 mod cli;
+mod end_to_end;
 mod exec;
 mod exec_ends;
 mod files;
