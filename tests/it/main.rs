@@ -7,5 +7,7 @@ mod end_to_end;
 mod exec;
 mod exec_ends;
 mod files;
+mod harness;
 mod place;
 mod protocol;
+mod rpc;
