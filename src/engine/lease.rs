@@ -205,7 +205,7 @@ async fn finish_set_up(tx: &mut Tx, seen: &Lease, step: &Step, failures: i64, wo
         Some(id) => tx.find_resource(id).await?,
         None => None,
     };
-    if !resource.as_ref().is_some_and(|resource| resource.state == ResourceState::Active) {
+    if resource.as_ref().is_none_or(|resource| resource.state != ResourceState::Active) {
         reacquire(tx, &lease, "its resource broke while it was set up").await?;
         return Ok(Next::Again);
     }

@@ -49,7 +49,7 @@ use running::Running;
 /// How an engine runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The SQLite file.
+    /// The `SQLite` file.
     pub database: PathBuf,
     /// Workers of the queue.
     pub workers: usize,

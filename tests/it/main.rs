@@ -1,9 +1,9 @@
 //! One integration binary: the harness, then a file per area.
-
-#![expect(clippy::unwrap_used, reason = "the helpers of tests may panic as tests do")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod blueprints;
 mod cli;
+mod end_to_end;
 mod exec;
 mod exec_ends;
 mod files;
@@ -11,3 +11,7 @@ mod peers;
 mod place;
 mod protocol;
 mod tidy;
+mod harness;
+mod place;
+mod protocol;
+mod rpc;
