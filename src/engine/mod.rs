@@ -5,6 +5,7 @@
 
 mod acquire;
 mod admin;
+mod allocation;
 mod blueprints;
 mod caller;
 mod context;
