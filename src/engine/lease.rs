@@ -1,11 +1,11 @@
-//! The steps of a lease: allocate, set up, expire, clean up.
+//! The steps of a lease: allocate (decided in `allocate`), set up, expire, clean up.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::allocation::Allocation;
+use super::allocate::Allocation;
 use super::narrate::Told;
 use super::steps::{KindRules, later, retry};
 use crate::blueprint::{Failure, Step};
@@ -294,6 +294,7 @@ pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceI
     tx.put_resource(&before, &after).await
 }
 
+/// It was not ACTIVE in time.
 pub(super) async fn time_out(tx: &mut Tx, lease: &Lease) -> Result<()> {
     let waiting =
         lease.waiting.as_ref().map_or_else(String::new, |waiting| format!("; last it waited: {}", waiting.message));

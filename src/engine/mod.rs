@@ -1,11 +1,11 @@
 //! Where store, scheduler, allocator and blueprints meet: a task's step means "look at the subject, do the next thing".
 //!
-//! `lease` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`, `explain`
-//! and `watch` what callers ask for, `admin` what operators do.
+//! `lease`, `allocate` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`,
+//! `explain` and `watch` what callers ask for, `admin` what operators do.
 
 mod acquire;
 mod admin;
-mod allocation;
+mod allocate;
 mod blueprints;
 mod caller;
 mod context;

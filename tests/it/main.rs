@@ -8,6 +8,8 @@ mod exec;
 mod exec_ends;
 mod files;
 mod harness;
+mod peers;
 mod place;
 mod protocol;
 mod rpc;
+mod tidy;

@@ -1,4 +1,4 @@
-//! The first steps of a lease: the allocator's plan, made and written in one transaction.
+//! Allocation: one decision about a PENDING lease, taken and written in one transaction, on what is true in it.
 
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
