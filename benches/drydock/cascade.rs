@@ -15,15 +15,15 @@ use crate::table::Table;
 
 /// Each level is made of the one below it, and then holds its worker for 200 ms.
 const CHAIN: &str = "
-{name: level1, kind: composite, config: {type: level1, needs: {below: {type: host}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}]}}
+{name: level1, kind: composite, config: {type: level1, needs: {below: {type: host}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}], exports: {command: below}}}
 ---
-{name: level2, kind: composite, config: {type: level2, needs: {below: {type: level1}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}]}}
+{name: level2, kind: composite, config: {type: level2, needs: {below: {type: level1}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}], exports: {command: below}}}
 ---
-{name: level3, kind: composite, config: {type: level3, needs: {below: {type: level2}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}]}}
+{name: level3, kind: composite, config: {type: level3, needs: {below: {type: level2}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}], exports: {command: below}}}
 ---
-{name: level4, kind: composite, config: {type: level4, needs: {below: {type: level3}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}]}}
+{name: level4, kind: composite, config: {type: level4, needs: {below: {type: level3}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}], exports: {command: below}}}
 ---
-{name: level5, kind: composite, config: {type: level5, needs: {below: {type: level4}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}]}}
+{name: level5, kind: composite, config: {type: level5, needs: {below: {type: level4}}, steps: [{name: hold, part: below, run: [sleep, '0.2']}], exports: {command: below}}}
 ";
 /// Four of the deepest, side by side, and no work of its own.
 const WIDE: &str = "
@@ -32,7 +32,7 @@ kind: composite
 config:
   type: wide
   needs: {north: {type: level5}, east: {type: level5}, south: {type: level5}, west: {type: level5}}
-  exports: {command: north, filesystem: north}
+  exports: {command: north}
 ";
 const DEPTH: f64 = 5.0;
 const BRANCHES: f64 = 4.0;
