@@ -82,9 +82,9 @@ async fn copies(table: &mut Table, one: &Up, four: &Up) -> Result<()> {
     let repository = repository(one.folder())?;
     let (mut single, mut in_turn, mut at_once, mut longest) = (Vec::new(), Vec::new(), Vec::new(), Duration::ZERO);
     for round in 0..=ROUNDS {
-        let (alone, _) = timed(many(&four.client, &repository, 1)).await?;
-        let (all, _) = timed(many(&four.client, &repository, COPIES)).await?;
-        let (by_one, _) = timed(many(&one.client, &repository, COPIES)).await?;
+        let (alone, ()) = timed(many(&four.client, &repository, 1)).await?;
+        let (all, ()) = timed(many(&four.client, &repository, COPIES)).await?;
+        let (by_one, ()) = timed(many(&one.client, &repository, COPIES)).await?;
         for up in [one, four] {
             release_all(&up.client).await?;
         }
