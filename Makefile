@@ -25,4 +25,4 @@ lint: ## set up the linters, then formatting, clippy, docs, shell, protos, depen
 	.ci/lint
 
 bench: ## the table of speed and memory: bound, measured, verdict
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench drydock

@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),+ $(,)?) => {
-        /// Why a call failed: UPPER_SNAKE names that clients branch on. Closed; names never change.
+        /// Why a call failed: `UPPER_SNAKE` names that clients branch on. Closed; names never change.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason { $($(#[$doc])* $variant),+ }
 

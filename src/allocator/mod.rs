@@ -36,14 +36,14 @@ pub enum Plan {
     /// It gets this place.
     Take {
         /// Of this resource.
-        resource: Resource,
+        resource: Box<Resource>,
         /// Number of the place.
         place: i64,
     },
     /// A resource is built for it.
     Build {
         /// By this blueprint.
-        blueprint: Blueprint,
+        blueprint: Box<Blueprint>,
         /// In this place of its limit; `None` when it has none.
         place: Option<i64>,
     },
@@ -94,7 +94,7 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
     if let Some(own) = own_resource(lease, view) {
         match (own.resource.state, own.free_place()) {
             (ResourceState::Active, Some(place)) if verdict::reject_resource(lease, own, view, rules).is_none() => {
-                return Plan::Take { resource: own.resource.clone(), place };
+                return Plan::Take { resource: Box::new(own.resource.clone()), place };
             }
             _ => {}
         }
@@ -128,7 +128,7 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
             }
         };
         if let Some((candidate, place)) = best {
-            return Plan::Take { resource: candidate.resource.clone(), place };
+            return Plan::Take { resource: Box::new(candidate.resource.clone()), place };
         }
     }
     if let Some(own) = own_resource(lease, view)
@@ -141,19 +141,19 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
             continue;
         }
         match room.builds.get(&blueprint.id) {
-            Some(None) => return Plan::Build { blueprint: blueprint.clone(), place: None },
+            Some(None) => return Plan::Build { blueprint: Box::new(blueprint.clone()), place: None },
             Some(Some(left)) if *left > 0 => {
                 let taken = view.built.get(&blueprint.id).cloned().unwrap_or_default();
                 let limit = limit_of(blueprint, rules).unwrap_or(i64::MAX);
                 if let Some(place) = free_place(limit, &taken) {
-                    return Plan::Build { blueprint: blueprint.clone(), place: Some(place) };
+                    return Plan::Build { blueprint: Box::new(blueprint.clone()), place: Some(place) };
                 }
             }
             _ => {}
         }
     }
     if let Some((candidate, place)) = spread_later {
-        return Plan::Take { resource: candidate.resource.clone(), place };
+        return Plan::Take { resource: Box::new(candidate.resource.clone()), place };
     }
     let possible = view
         .blueprints

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lease::Allocation;
+use super::allocate::Allocation;
 use super::narrate::Told;
 use super::{Caller, Engine, LeaseView, RequestKey, caller};
 use crate::allocator::{self, Plan};

@@ -12,8 +12,11 @@ use super::effects::ResourceEffects;
 use crate::blueprint::{Blueprint as Kind, Context, Endpoint, Met};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::model::id::LeaseId;
+use crate::model::id::{LeaseId, ResourceId};
 use crate::model::{Blueprint, Lease, LeaseState, Resource};
+
+/// A place and the host resource that it is on; `None` when the interface is not offered.
+type Found = Option<(Place, Option<ResourceId>)>;
 
 /// How many hops an endpoint may take through other leases.
 const MAX_HOPS: usize = 16;
@@ -105,20 +108,11 @@ impl Engine {
     }
 
     /// The place, and the host resource that it is on.
-    async fn resolve(
-        &self,
-        lease: &Lease,
-        interface: &str,
-    ) -> Result<Option<(Place, Option<crate::model::id::ResourceId>)>> {
+    async fn resolve(&self, lease: &Lease, interface: &str) -> Result<Found> {
         self.hop(lease.clone(), interface.to_owned(), 0).await
     }
 
-    fn hop(
-        &self,
-        lease: Lease,
-        interface: String,
-        hops: usize,
-    ) -> BoxFuture<'_, Result<Option<(Place, Option<crate::model::id::ResourceId>)>>> {
+    fn hop(&self, lease: Lease, interface: String, hops: usize) -> BoxFuture<'_, Result<Found>> {
         Box::pin(async move {
             if hops > MAX_HOPS {
                 return Err(Error::new(

@@ -89,7 +89,7 @@ fn remedies(lease: &Lease, decision: &Decision) -> Vec<String> {
             }
             "DISABLED" => say(format!("enable the blueprint {name}: drydock blueprint enable {name}")),
             "DRAINING" => {
-                say(format!("undrain {}: drydock resource undrain {}", verdict.resource_id, verdict.resource_id))
+                say(format!("undrain {}: drydock resource undrain {}", verdict.resource_id, verdict.resource_id));
             }
             "UNHEALTHY" => say(format!("mend {}: {}", verdict.resource_id, verdict.message)),
             "OTHER_OWNER" => say(format!("let the resources of {name} serve several owners: limits.shared")),

@@ -1,10 +1,11 @@
 //! Where store, scheduler, allocator and blueprints meet: a task's step means "look at the subject, do the next thing".
 //!
-//! `lease` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`, `explain`
-//! and `watch` what callers ask for, `admin` what operators do.
+//! `lease`, `allocate` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`,
+//! `explain` and `watch` what callers ask for, `admin` what operators do.
 
 mod acquire;
 mod admin;
+mod allocate;
 mod blueprints;
 mod caller;
 mod context;
@@ -48,7 +49,7 @@ use running::Running;
 /// How an engine runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The SQLite file.
+    /// The `SQLite` file.
     pub database: PathBuf,
     /// Workers of the queue.
     pub workers: usize,

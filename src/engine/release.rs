@@ -174,7 +174,11 @@ async fn release(tx: &mut Tx, id: &LeaseId, force: bool, comment: &str, actor: &
             .with("used_by", users.join(" ")));
         }
     }
-    let reason = if lease.state == LeaseState::Pending { "CANCELLED" } else { "RELEASED_BY_CALLER" };
+    let reason = match lease.state {
+        _ if lease.owner != actor => "REVOKED",
+        LeaseState::Pending => "CANCELLED",
+        _ => "RELEASED_BY_CALLER",
+    };
     let message =
         if comment.is_empty() { format!("released by {actor}") } else { format!("released by {actor}: {comment}") };
     super::lease::end(tx, &lease, LeaseState::Released, reason, &message, actor).await?;

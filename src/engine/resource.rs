@@ -76,7 +76,7 @@ impl Engine {
             }
         }
         if let Some(host) = &resource.placed_on
-            && !self.store.find_lease(host).await?.is_some_and(|lease| lease.state == LeaseState::Active)
+            && self.store.find_lease(host).await?.is_none_or(|lease| lease.state != LeaseState::Active)
         {
             return Ok(Readiness::NotNow);
         }
@@ -190,7 +190,7 @@ async fn finish_build(tx: &mut Tx, id: &ResourceId, step: &Step, worker: &str, f
     }
     match step {
         Step::Ready(facts) => become_active(tx, &resource, facts.clone(), worker).await,
-        Step::Needs(wanted) => lease_needs(tx, &resource, needs, wanted, worker).await,
+        Step::Needs(wanted) => lease_needs(tx, &resource, needs, wanted, worker, failures).await,
         Step::Exclusive(slots) => {
             let holder = Subject::from(id.clone());
             if let Some(scope) = slots.first().map(|slot| slot.scope.clone()) {
@@ -249,6 +249,7 @@ async fn lease_needs(
     mut needs: Vec<Lease>,
     wanted: &[Need],
     worker: &str,
+    failures: i64,
 ) -> Result<Next> {
     let root = match &resource.root_id {
         Some(root) => tx.find_lease(root).await?,
@@ -272,10 +273,14 @@ async fn lease_needs(
         return Ok(Next::Again);
     }
     if waits.is_empty() && made == 0 {
-        return Err(Error::new(
-            Reason::Internal,
-            format!("the blueprint of {} asks for leases that it has", resource.id),
-        ));
+        // They became ACTIVE after the blueprint had looked; a blueprint that goes on asking for what it has is at fault.
+        let error = format!("the blueprint of {} asks for leases that it has", resource.id);
+        if failures + 1 >= MAX_FAILURES {
+            end(tx, resource, ResourceState::Broken, "BUILD_FAILED", &error, true).await?;
+            return Ok(Next::Again);
+        }
+        let until = if failures == 0 { tx.now() } else { later(tx, failures) };
+        return Ok(Next::Retry { waits, until, error });
     }
     Ok(Next::Park { waits, until: None })
 }
@@ -337,13 +342,12 @@ async fn watch_over(tx: &mut Tx, id: &ResourceId, stays: bool) -> Result<Next> {
     }
     let mut waits: Vec<Wait> = needs.iter().map(|need| Wait::Lease(need.id.clone(), need.state)).collect();
     if let Some(host) = &resource.placed_on {
-        match tx.find_lease(host).await?.map(|lease| lease.state) {
-            Some(LeaseState::Active) => waits.push(Wait::Lease(host.clone(), LeaseState::Active)),
-            _ => {
-                let message = format!("the host lease {host} that it was placed on has ended");
-                end(tx, &resource, ResourceState::Released, "RESOURCE_RELEASED", &message, false).await?;
-                return Ok(Next::Again);
-            }
+        if let Some(LeaseState::Active) = tx.find_lease(host).await?.map(|lease| lease.state) {
+            waits.push(Wait::Lease(host.clone(), LeaseState::Active));
+        } else {
+            let message = format!("the host lease {host} that it was placed on has ended");
+            end(tx, &resource, ResourceState::Released, "RESOURCE_RELEASED", &message, false).await?;
+            return Ok(Next::Again);
         }
     }
     if !stays && tx.leases_on(id).await?.is_empty() {

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(patience("wait", None, Duration::from_secs(9), None).unwrap(), Duration::from_secs(9));
         let long = wait(60, Some(Duration::from_secs(30))).unwrap();
         assert!(long > Duration::from_secs(28) && long <= Duration::from_secs(29), "{long:?}");
-        assert_eq!(wait(60, Some(Duration::from_mins(20))).unwrap(), Duration::from_secs(60));
+        assert_eq!(wait(60, Some(Duration::from_mins(20))).unwrap(), Duration::from_mins(1));
         assert_eq!(wait(60, Some(Duration::ZERO)).unwrap(), Duration::ZERO);
         assert_eq!(before(Duration::from_secs(2)), Duration::from_millis(1800));
     }

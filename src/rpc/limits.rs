@@ -177,12 +177,17 @@ where
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
+                    pause().await;
                     None
                 }
             }
         }
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "a system that is out of something recovers in real time")]
+async fn pause() {
+    sleep(ACCEPT_PAUSE).await;
 }
 
 /// A connection that counts, must say something, and can be cut.
@@ -196,6 +201,7 @@ struct Connection<IO> {
 }
 
 impl<IO> Connection<IO> {
+    #[expect(clippy::disallowed_methods, reason = "how long a real peer may stay silent is real time")]
     fn new(io: IO, permit: OwnedSemaphorePermit, preface: Duration, abort: CancellationToken) -> Self {
         let abort = Box::pin(abort.cancelled_owned());
         Self { io, _permit: permit, missing: PREFACE, patience: Some(Box::pin(sleep(preface))), abort }

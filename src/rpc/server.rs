@@ -176,7 +176,7 @@ fn farewell(ended: Result<Result<Farewell>, tokio::task::JoinError>) -> Result<(
     match ended.map_err(|error| Error::internal("a listener failed", error))?? {
         Farewell::Done => {}
         Farewell::Cut(connections) => {
-            tracing::warn!(connections, "calls did not end in time; their connections were cut")
+            tracing::warn!(connections, "calls did not end in time; their connections were cut");
         }
     }
     Ok(())

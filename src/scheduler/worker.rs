@@ -27,14 +27,13 @@ pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
             Some(claim) => Some(claim),
             None => claim(&scheduler, &Scope::Any, &name).await,
         };
-        match claim {
-            Some(claim) => {
-                next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
-            }
-            None => tokio::select! {
+        if let Some(claim) = claim {
+            next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
+        } else {
+            tokio::select! {
                 () = ready => {}
                 () = scheduler.stop.cancelled() => {}
-            },
+            }
         }
     }
     if let Some(claim) = next {
@@ -75,14 +74,15 @@ where
             Some(claim) => Some(claim),
             None => claim(&scheduler, &scope, &name).await,
         };
-        match claim {
-            Some(claim) => next = run_one(&scheduler, &claim, || (!over()).then(|| scope.clone())).await,
-            None => tokio::select! {
+        if let Some(claim) = claim {
+            next = run_one(&scheduler, &claim, || (!over()).then(|| scope.clone())).await;
+        } else {
+            tokio::select! {
                 () = changed => {}
                 () = left.cancelled() => {}
                 () = scheduler.stop.cancelled() => {}
                 () = clock.sleep_until(patience) => {}
-            },
+            }
         }
     }
 }

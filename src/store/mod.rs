@@ -1,7 +1,7 @@
 //! Durable state: the only place with SQL.
 //!
-//! One [`Store`], two engines behind it: SQLite (one daemon per file, one writer that groups commits) and, later,
-//! PostgreSQL. Every change goes through [`Store::write`]: a closure over a [`Tx`] that runs in one transaction, may be
+//! One [`Store`], two engines behind it: `SQLite` (one daemon per file, one writer that groups commits) and, later,
+//! `PostgreSQL`. Every change goes through [`Store::write`]: a closure over a [`Tx`] that runs in one transaction, may be
 //! run again when the transaction has to be repeated, and therefore touches nothing but the transaction. What the
 //! transaction woke and told is announced after its commit, never before.
 //!
@@ -48,7 +48,7 @@ pub use tx::Tx;
 /// Where a store is opened.
 #[derive(Debug, Clone)]
 pub struct Location {
-    /// The SQLite file; its folder must exist.
+    /// The `SQLite` file; its folder must exist.
     pub path: PathBuf,
 }
 

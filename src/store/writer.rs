@@ -1,4 +1,4 @@
-//! The one writer of SQLite: takes what waits, runs it in one transaction, commits once, answers everyone.
+//! The one writer of `SQLite`: takes what waits, runs it in one transaction, commits once, answers everyone.
 //!
 //! Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
 //! operation of a batch fails after it has written, the batch is rolled back and each is run again alone.

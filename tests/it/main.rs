@@ -1,11 +1,15 @@
 //! One integration binary: the harness, then a file per area.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod blueprints;
 mod cli;
+mod end_to_end;
 mod exec;
 mod exec_ends;
 mod files;
 mod harness;
+mod peers;
 mod place;
 mod protocol;
 mod rpc;
+mod tidy;

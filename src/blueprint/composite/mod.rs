@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use self::design::{Design, LEASE_ID};
 use self::template::{PARAMETERS, Reference, Template};
 use super::complaint::Complaints;
-use super::{Blueprint, Context, EffectState, Endpoint, Need, Step, settle};
+use super::{Blueprint, Context, EffectState, Endpoint, HOST_ATTRIBUTE, Need, Step, settle};
 use crate::error::{Error, Reason, Result};
+use crate::model::pool::Demand;
 use crate::model::{Kind, LeaseSpec, StringMap};
 
 /// What it is; its type, interfaces, needs and attributes are those of its document.
@@ -64,6 +65,12 @@ impl Blueprint for Composite {
 
     fn needs(&self, config: &Value) -> Vec<String> {
         of(config).parts.into_values().map(|part| part.resource_type).collect()
+    }
+
+    fn demand(&self, config: &Value) -> Vec<Demand> {
+        let placed = |part: &design::Part| part.attributes.contains_key(HOST_ATTRIBUTE.name);
+        let parts = of(config).parts.into_values();
+        parts.map(|part| Demand { placed: placed(&part), resource_type: part.resource_type }).collect()
     }
 
     fn check_config(&self, config: &Value) -> Result<()> {

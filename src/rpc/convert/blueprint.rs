@@ -205,7 +205,7 @@ mod tests {
             assert!(error.message.contains(field), "{field}: {error}");
         }
         let zero = v1::BlueprintLimits { idle_ttl: seconds(0), ..none() };
-        assert!(draft(with(zero.clone()), Some(&STORAGE)).is_ok());
+        assert!(draft(with(zero), Some(&STORAGE)).is_ok());
         assert!(draft(with(zero), Some(&HOST)).unwrap_err().message.contains("later release"));
         assert!(draft(v1::Blueprint::default(), None).unwrap_err().message.contains("blueprint.name"));
     }
@@ -219,7 +219,7 @@ mod tests {
             rank: 7,
             ..v1::BlueprintLimits::default()
         };
-        let draft = draft(with(limits.clone()), Some(&STORAGE)).unwrap();
+        let draft = draft(with(limits), Some(&STORAGE)).unwrap();
         let now = 1_000_000;
         let made = Blueprint {
             id: BlueprintId::new(now),
