@@ -44,8 +44,8 @@ pub enum Plan {
     Build {
         /// By this blueprint.
         blueprint: Box<Blueprint>,
-        /// In this place of its limit; `None` when it has none.
-        place: Option<i64>,
+        /// In this place of its limit; one without a limit has places too, so that a limit that comes later counts them.
+        place: i64,
     },
     /// It waits for the resource that is being built for it.
     Await(ResourceId),
@@ -141,12 +141,11 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
             continue;
         }
         match room.builds.get(&blueprint.id) {
-            Some(None) => return Plan::Build { blueprint: Box::new(blueprint.clone()), place: None },
-            Some(Some(left)) if *left > 0 => {
+            Some(left) if left.is_none_or(|left| left > 0) => {
                 let taken = view.built.get(&blueprint.id).cloned().unwrap_or_default();
                 let limit = limit_of(blueprint, rules).unwrap_or(i64::MAX);
                 if let Some(place) = free_place(limit, &taken) {
-                    return Plan::Build { blueprint: Box::new(blueprint.clone()), place: Some(place) };
+                    return Plan::Build { blueprint: Box::new(blueprint.clone()), place };
                 }
             }
             _ => {}

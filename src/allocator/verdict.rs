@@ -79,11 +79,12 @@ pub(super) fn reject_resource(
     if resource.drain.is_some() {
         return no("DRAINING", "it is draining".to_owned(), true);
     }
-    if !resource.problem.is_empty() {
+    // A lease whose clean-up failed keeps its own place; the others are none the worse.
+    if !resource.problem.is_empty() && resource.cleanup_failures == 0 {
         return no("UNHEALTHY", resource.problem.clone(), true);
     }
     if resource.owner != lease.owner && !blueprint.limits.shared {
-        return no("OTHER_OWNER", format!("it was made for {}; its blueprint is not shared", resource.owner), false);
+        return no("OTHER_OWNER", "it was made for another owner, and its blueprint is not shared".to_owned(), false);
     }
     let kind = rules.kind(&blueprint.kind)?;
     if kind.reused_by_attributes && resource.attributes != lease.spec.attributes {

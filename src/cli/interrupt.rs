@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,8 @@ use super::exit::{Failure, Result};
 
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
+/// Signals that come this close together are one.
+const ONE_WORD: Duration = Duration::from_millis(500);
 
 /// Whether the user wants out.
 #[derive(Debug, Clone, Default)]
@@ -30,13 +33,18 @@ impl Interrupt {
         let interrupt = Self::default();
         let heard = interrupt.clone();
         tokio::spawn(async move {
+            let mut since: Option<Instant> = None;
             loop {
                 let number = tokio::select! {
                     Some(()) = int.recv() => SIGINT,
                     Some(()) = term.recv() => SIGTERM,
                     else => return,
                 };
-                if heard.first.is_cancelled() {
+                // `timeout` and shells signal the process and then its group: that is one word, not two.
+                if since.is_some_and(|first| first.elapsed() < ONE_WORD) {
+                    continue;
+                }
+                if since.replace(Instant::now()).is_some() {
                     std::process::exit(i32::from(128 + number));
                 }
                 heard.number.store(number, Ordering::SeqCst);

@@ -15,7 +15,7 @@ use crate::model::blueprint::{DEFAULT_MAX_TTL, DEFAULT_TTL};
 use crate::model::id::LeaseId;
 use crate::model::task::head_start;
 use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, StringMap, Waiting};
-use crate::store::Tx;
+use crate::store::{Request, Tx};
 
 /// What a caller asks for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -63,13 +63,20 @@ impl Engine {
                 "the daemon is going down and takes no new leases; try another, or later",
             ));
         }
-        let admitted = self.admit(caller, &ask).await?;
-        let lease = self.write_lease(caller, admitted, key).await?;
+        let request = key.map(|key| key.of(caller));
+        // A retry gets its lease even when the same request could not be made any more.
+        let seen = match &request {
+            Some(request) => self.store.seen(request).await?,
+            None => None,
+        };
+        let lease = match seen.and_then(|id| LeaseId::parse(&id)) {
+            Some(id) => self.store.find_lease(&id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?,
+            None => self.write_lease(self.admit(caller, &ask).await?, request).await?,
+        };
         self.wait_for(lease, LeaseState::Active, wait).await
     }
 
-    async fn write_lease(&self, caller: &Caller, admitted: Admitted, key: Option<RequestKey>) -> Result<Lease> {
-        let request = key.map(|key| key.of(caller));
+    async fn write_lease(&self, admitted: Admitted, request: Option<Request>) -> Result<Lease> {
         let allocation = Arc::new(Allocation { rules: self.rules(), worker: format!("{}/door", self.daemon.id) });
         let draft = admitted.lease;
         self.store
@@ -280,6 +287,7 @@ impl Engine {
             destroy_time: None,
             allocating: None,
             reacquires: 0,
+            cleaned: false,
             waiting: Some(Waiting {
                 reason: "QUEUED".to_owned(),
                 message: "it has just been queued".to_owned(),

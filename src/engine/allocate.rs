@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::model::id::{LeaseId, ResourceId, Subject};
 use crate::model::slot::Slot;
 use crate::model::task::MAX_REACQUIRES;
-use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, StringMap};
-use crate::store::{Baton, Next, Tx, Wait};
+use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, StringMap, Waiting};
+use crate::store::{Baton, Next, Tx, Wait, pool_of};
 
 /// What an allocation needs beside the transaction.
 pub(super) struct Allocation {
@@ -65,7 +65,7 @@ impl Allocation {
     async fn decide(&self, tx: &mut Tx, before: &Lease, mut lease: Lease) -> Result<(Next, Baton)> {
         let view = tx.pool_view(&lease).await?;
         let decision = allocator::plan(&lease, &view, &self.rules);
-        let baton = if decision.more { Baton::Pass } else { Baton::Keep };
+        let baton = if decision.more { Baton::On(pool_of(&lease.spec.resource_type)) } else { Baton::Keep };
         let until = lease.queue_expire_time;
         match decision.plan {
             Plan::Take { resource, place } => {
@@ -80,9 +80,8 @@ impl Allocation {
                 let resource = self.build(tx, &lease, &blueprint, place).await?;
                 lease.allocating = Some(resource.id.clone());
                 lease.build_time = Some(tx.now());
-                lease.waiting = decision
-                    .waiting
-                    .map(|waiting| crate::model::Waiting { blocked_by: vec![resource.id.to_string()], ..waiting });
+                lease.waiting =
+                    decision.waiting.map(|waiting| Waiting { blocked_by: vec![resource.id.to_string()], ..waiting });
                 tx.put_lease(before, &lease).await?;
                 Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
             }
@@ -92,6 +91,8 @@ impl Allocation {
             }
             Plan::Park => {
                 let pool = Wait::Pool(lease.spec.resource_type.clone());
+                // What was built for it has gone to another: it queues like everyone.
+                lease.allocating = None;
                 self.note_waiting(tx, before, lease, decision.waiting).await?;
                 Ok((Next::Park { waits: vec![pool], until }, Baton::Pass))
             }
@@ -108,12 +109,15 @@ impl Allocation {
         tx: &mut Tx,
         before: &Lease,
         mut lease: Lease,
-        waiting: Option<crate::model::Waiting>,
+        waiting: Option<Waiting>,
     ) -> Result<()> {
         if before.waiting == waiting && *before == lease {
             return Ok(());
         }
-        lease.waiting = waiting;
+        lease.waiting = match waiting {
+            Some(waiting) => Some(only_own(tx, &lease, waiting).await?),
+            None => None,
+        };
         tx.put_lease(before, &lease).await?;
         let why = lease.waiting.clone().unwrap_or_default();
         if before.waiting.as_ref().is_none_or(|old| old.reason != why.reason) {
@@ -162,7 +166,7 @@ impl Allocation {
         lease.blueprint_id = Some(resource.blueprint_id.clone());
         lease.acquire_time = Some(tx.now());
         lease.allocating = None;
-        lease.waiting = Some(crate::model::Waiting {
+        lease.waiting = Some(Waiting {
             reason: "ACTIVATING".to_owned(),
             message: format!("it is being set up on {}", resource.id),
             blocked_by: vec![resource.id.to_string()],
@@ -175,7 +179,7 @@ impl Allocation {
     }
 
     /// A new resource for the lease, with its place in the blueprint's limit and its task.
-    async fn build(&self, tx: &mut Tx, lease: &Lease, blueprint: &Blueprint, place: Option<i64>) -> Result<Resource> {
+    async fn build(&self, tx: &mut Tx, lease: &Lease, blueprint: &Blueprint, place: i64) -> Result<Resource> {
         let now = tx.now();
         let id = ResourceId::new(now);
         let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
@@ -209,10 +213,8 @@ impl Allocation {
             version: 1,
             id,
         };
-        if let Some(place) = place {
-            let slot = Slot::of_blueprint(&blueprint.id, place);
-            tx.take_slots(&Subject::from(resource.id.clone()), 1, &[slot]).await?;
-        }
+        let slot = Slot::of_blueprint(&blueprint.id, place);
+        tx.take_slots(&Subject::from(resource.id.clone()), 1, &[slot]).await?;
         tx.insert_resource(&resource).await?;
         let told =
             Told::by_drydock("resource.created", format!("{} is built for {}", resource.resource_type, lease.id));
@@ -220,4 +222,25 @@ impl Allocation {
         tx.event(told.of_resource(&resource, &more)).await?;
         Ok(resource)
     }
+}
+
+/// What others hold is none of the owner's business: of the ids it waits for, only its own leases, what is built for it,
+/// and blueprints are told.
+async fn only_own(tx: &mut Tx, lease: &Lease, waiting: Waiting) -> Result<Waiting> {
+    let mut blocked_by = Vec::new();
+    for id in waiting.blocked_by.into_iter().take(8) {
+        let own = match LeaseId::parse(&id) {
+            Some(holder) => tx.find_lease(&holder).await?.is_some_and(|holder| holder.owner == lease.owner),
+            None => match ResourceId::parse(&id) {
+                Some(resource) => {
+                    tx.find_resource(&resource).await?.is_some_and(|resource| resource.owner == lease.owner)
+                }
+                None => true,
+            },
+        };
+        if own {
+            blocked_by.push(id);
+        }
+    }
+    Ok(Waiting { blocked_by, ..waiting })
 }

@@ -88,6 +88,9 @@ impl Engine {
         key: Option<RequestKey>,
     ) -> Result<Blueprint> {
         caller.need_admin("create blueprints")?;
+        if let Some(before) = self.replayed(caller, key.as_ref()).await? {
+            return Ok(before);
+        }
         let blueprint = self.checked(draft).await?;
         if let Some(taken) = self.store.find_blueprint(&blueprint.name).await?
             && (validate_only || key.is_none())
@@ -123,6 +126,9 @@ impl Engine {
         key: Option<RequestKey>,
     ) -> Result<Blueprint> {
         caller.need_admin("change blueprints")?;
+        if let Some(before) = self.replayed(caller, key.as_ref()).await? {
+            return Ok(before);
+        }
         let before = self.get_blueprint(caller, key_or_name).await?;
         if !draft.kind.is_empty() && draft.kind != before.kind {
             return Err(Error::invalid(format!(
@@ -152,6 +158,9 @@ impl Engine {
         key: Option<RequestKey>,
     ) -> Result<(Blueprint, Applied)> {
         caller.need_admin("apply blueprints")?;
+        if let Some(before) = self.replayed(caller, key.as_ref()).await? {
+            return Ok((before, Applied::Unchanged));
+        }
         let Some(before) = self.store.find_blueprint(&draft.name).await? else {
             return Ok((self.create_blueprint(caller, draft, validate_only, key).await?, Applied::Created));
         };
@@ -167,6 +176,15 @@ impl Engine {
             return Ok((after, if same { Applied::Unchanged } else { Applied::Updated }));
         }
         Ok((self.replace(caller, before, after, key).await?, Applied::Updated))
+    }
+
+    /// The blueprint that this very request has made or changed before.
+    async fn replayed(&self, caller: &Caller, key: Option<&RequestKey>) -> Result<Option<Blueprint>> {
+        let Some(key) = key else { return Ok(None) };
+        match self.store.seen(&key.clone().of(caller)).await? {
+            Some(object) => self.store.find_blueprint(&object).await,
+            None => Ok(None),
+        }
     }
 
     async fn replace(

@@ -119,20 +119,22 @@ impl Engine {
         if !placed.is_empty() {
             return self.release_placed(claim, lease.id, next).await;
         }
-        let step = match self.resource_of(&lease).await? {
-            Some(resource) => {
-                let (record, kind) = self.blueprint_of(&resource).await?;
+        let mut step = Step::done();
+        let mut stays = true;
+        if let Some(resource) = self.resource_that_goes_with(&lease).await? {
+            let (record, kind) = self.blueprint_of(&resource).await?;
+            stays = kind.describe().stays;
+            if lease.resource_id.is_some() && !lease.cleaned {
                 let ctx = self.context(&resource, record, Some(lease.clone()), lost).await?;
-                kind.clean(&ctx).await
+                step = kind.clean(&ctx).await;
             }
-            None => Step::done(),
-        };
+        }
         let failures = claim.failures;
         let step = Arc::new(step);
         self.store
             .commit_step(claim, next, move |tx| {
                 let (id, step) = (lease.id.clone(), Arc::clone(&step));
-                Box::pin(async move { Ok((finish_clean_up(tx, &id, &step, failures).await?, Baton::Pass)) })
+                Box::pin(async move { Ok((finish_clean_up(tx, &id, &step, failures, stays).await?, Baton::Pass)) })
             })
             .await
     }
@@ -169,6 +171,14 @@ impl Engine {
 
     async fn resource_of(&self, lease: &Lease) -> Result<Option<Resource>> {
         match &lease.resource_id {
+            Some(id) => self.store.find_resource(id).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The resource it has, or the one that was being built for it alone.
+    async fn resource_that_goes_with(&self, lease: &Lease) -> Result<Option<Resource>> {
+        match lease.resource_id.as_ref().or(lease.allocating.as_ref()) {
             Some(id) => self.store.find_resource(id).await,
             None => Ok(None),
         }
@@ -252,7 +262,7 @@ pub(super) async fn reacquire(tx: &mut Tx, lease: &Lease, why: &str) -> Result<(
     tx.event(Told::by_drydock("lease.requeued", why).of_lease(&after, &[])).await
 }
 
-async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64) -> Result<Next> {
+async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, stays: bool) -> Result<Next> {
     let lease = tx.get_lease(id).await?;
     if !matches!(lease.state, LeaseState::Released | LeaseState::Broken) {
         return Ok(Next::Again);
@@ -272,17 +282,49 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64) 
             return Err(Error::new(Reason::Internal, "a blueprint asked for leases or slots while cleaning up"));
         }
     }
+    if let Some(wait) = last_of_its_resource(tx, &lease, stays).await? {
+        if !lease.cleaned {
+            let after = Lease { cleaned: true, ..lease.clone() };
+            tx.put_lease(&lease, &after).await?;
+        }
+        return Ok(Next::Park { waits: vec![wait], until: None });
+    }
     let mut after = lease.clone();
     after.state = LeaseState::Destroyed;
     after.destroy_time = Some(tx.now());
     tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
     tx.put_lease(&lease, &after).await?;
     if let Some(resource) = &lease.resource_id {
+        forget_failed_cleanup(tx, resource).await?;
         tx.nudge(resource.clone()).await?;
         tx.wake_pool(&pool_of(&lease.spec.resource_type), None).await?;
     }
     tx.event(Told::by_drydock("lease.destroyed", "nothing of it is left").of_lease(&after, &[])).await?;
     Ok(Next::Done)
+}
+
+/// DESTROYED means that nothing is left: a lease that is the last on a resource which does not stay, or whose resource
+/// has ended, waits until that is gone too.
+async fn last_of_its_resource(tx: &mut Tx, lease: &Lease, stays: bool) -> Result<Option<Wait>> {
+    let Some(id) = lease.resource_id.as_ref().or(lease.allocating.as_ref()) else { return Ok(None) };
+    let Some(resource) = tx.find_resource(id).await? else { return Ok(None) };
+    match resource.state {
+        ResourceState::Destroyed => Ok(None),
+        ResourceState::Active if stays => Ok(None),
+        ResourceState::Active if lease.resource_id.is_some() => {
+            if tx.leases_on(id).await?.iter().any(|other| other.id != lease.id && !other.cleaned) {
+                return Ok(None);
+            }
+            let message = "nobody leases it any more";
+            super::resource::end(tx, &resource, ResourceState::Released, "IDLE", message, false).await?;
+            Ok(Some(Wait::Resource(id.clone(), ResourceState::Released)))
+        }
+        state => {
+            // It may wait for this very clean-up.
+            tx.nudge(id.clone()).await?;
+            Ok(Some(Wait::Resource(id.clone(), state)))
+        }
+    }
 }
 
 pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceId>, message: &str) -> Result<()> {
@@ -291,6 +333,15 @@ pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceI
     let mut after = before.clone();
     after.cleanup_failures += 1;
     after.problem = format!("clean-up failed {} times, it keeps its slots: {message}", after.cleanup_failures);
+    tx.put_resource(&before, &after).await
+}
+
+async fn forget_failed_cleanup(tx: &mut Tx, resource: &ResourceId) -> Result<()> {
+    let Some(before) = tx.find_resource(resource).await? else { return Ok(()) };
+    if before.cleanup_failures == 0 || before.state != ResourceState::Active {
+        return Ok(());
+    }
+    let after = Resource { cleanup_failures: 0, problem: String::new(), ..before.clone() };
     tx.put_resource(&before, &after).await
 }
 
@@ -320,6 +371,10 @@ pub(super) async fn end(
     tx.put_lease(before, &after).await?;
     if let Some(building) = &before.allocating {
         tx.nudge(building.clone()).await?;
+    }
+    if before.state == LeaseState::Pending {
+        // Room may have been left for it, on paper: whoever is next looks again.
+        tx.wake_pool(&pool_of(&before.spec.resource_type), None).await?;
     }
     let kind = if state == LeaseState::Broken { "lease.broken" } else { "lease.released" };
     tx.event(Told::by_drydock(kind, message).because(reason).by(actor).of_lease(&after, &[])).await

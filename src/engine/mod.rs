@@ -24,7 +24,7 @@ mod watch;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -81,7 +81,8 @@ pub struct Engine {
     registry: Registry,
     clock: SharedClock,
     daemon: Daemon,
-    scheduler: OnceLock<Arc<Scheduler>>,
+    /// Set from the start to the stop; it knows the engine in turn.
+    scheduler: Mutex<Option<Arc<Scheduler>>>,
     running: Running,
     /// Tokens of leases whose interfaces are open; cancelled when the lease ends.
     open: Mutex<HashMap<LeaseId, CancellationToken>>,
@@ -118,7 +119,7 @@ impl Engine {
             registry,
             clock,
             daemon: daemon.clone(),
-            scheduler: OnceLock::new(),
+            scheduler: Mutex::default(),
             running: Running::default(),
             open: Mutex::default(),
             used: Mutex::default(),
@@ -136,8 +137,7 @@ impl Engine {
             scheduler::Settings { workers: settings.workers, sweep: settings.sweep, daemon: daemon.id.clone() };
         let steps = Arc::new(steps::EngineSteps(Arc::clone(&engine)));
         let scheduler = Scheduler::start(store, steps, &settings_of_queue).await?;
-        // Set once, here, before anyone else has the engine.
-        let _ = engine.scheduler.set(scheduler);
+        *engine.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheduler);
         engine.background.spawn(housekeeping::keep(Arc::clone(&engine), settings.retention));
         Ok(engine)
     }
@@ -157,9 +157,11 @@ impl Engine {
     /// Hands claims back and returns when no step runs any more.
     pub async fn stop(&self) {
         self.begin_drain();
-        self.running.cancel_all();
-        if let Some(scheduler) = self.scheduler.get() {
+        let scheduler = self.scheduler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(scheduler) = scheduler {
+            // No new steps first: those that are cancelled then are the last.
             scheduler.stop();
+            self.running.cancel_all();
             scheduler.stopped().await;
         }
         self.stop.cancel();
@@ -202,7 +204,11 @@ impl Engine {
         let lease = self.find_own_lease(caller, lease_id).await?;
         // The token first, the state second: an end in between is seen by one or the other.
         let ended = self.token_of(&lease.id);
-        let lease = self.active_lease(&lease.id).await.inspect_err(|_| self.forget_token(&lease.id))?;
+        let lease = self.active_lease(&lease.id).await.inspect_err(|error| {
+            if matches!(error.reason, Reason::LeaseExpired | Reason::LeaseNotActive) {
+                self.end_token(&lease.id);
+            }
+        })?;
         let place = self.place_of(&lease, interface).await?;
         let Some(place) = place else {
             return Err(Error::new(
@@ -236,10 +242,6 @@ impl Engine {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).entry(id.clone()).or_default().clone()
     }
 
-    fn forget_token(&self, id: &LeaseId) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-
     /// The lease has ended: whatever goes through it ends.
     fn end_token(&self, id: &LeaseId) {
         if let Some(token) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id) {
@@ -247,8 +249,12 @@ impl Engine {
         }
     }
 
-    fn scheduler(&self) -> Result<&Arc<Scheduler>> {
-        self.scheduler.get().ok_or_else(|| Error::new(Reason::ServerDraining, "the daemon is starting; try again"))
+    fn scheduler(&self) -> Result<Arc<Scheduler>> {
+        self.scheduler
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(|| Error::new(Reason::ServerDraining, "the daemon is starting or going down; try again"))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::narrate::Told;
 use super::{Caller, Engine, LeaseView, RequestKey, caller, expired};
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
@@ -65,11 +66,16 @@ impl Engine {
         validate_only: bool,
         key: Option<RequestKey>,
     ) -> Result<Vec<LeaseId>> {
+        let request = key.map(|key| key.of(caller));
+        if let Some(request) = &request
+            && let Some(object) = self.store.seen(request).await?
+        {
+            return Ok(object.split(' ').filter_map(LeaseId::parse).collect());
+        }
         let matching = self.matching(caller, filter).await?;
-        if validate_only || matching.is_empty() {
+        if validate_only {
             return Ok(matching);
         }
-        let request = key.map(|key| key.of(caller));
         let (actor, comment) = (caller.principal.clone(), comment.to_owned());
         self.store
             .write(move |tx| {
@@ -122,19 +128,19 @@ impl Engine {
             return Err(Error::invalid(format!("{id} is a sub-lease; it lives as long as the resource that needs it")));
         }
         self.active_lease(&lease.id).await?;
-        let id = lease.id;
+        let (id, actor) = (lease.id, caller.principal.clone());
         let lease = self
             .store
             .write(move |tx| {
-                let id = id.clone();
-                Box::pin(async move { renew(tx, &id, ttl).await })
+                let (id, actor) = (id.clone(), actor.clone());
+                Box::pin(async move { renew(tx, &id, ttl, &actor).await })
             })
             .await?;
         self.view(lease).await
     }
 }
 
-async fn renew(tx: &mut Tx, id: &LeaseId, ttl: Option<Duration>) -> Result<Lease> {
+async fn renew(tx: &mut Tx, id: &LeaseId, ttl: Option<Duration>, actor: &str) -> Result<Lease> {
     let before = tx.find_lease(id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?;
     let now = tx.now();
     if before.state != LeaseState::Active {
@@ -149,6 +155,8 @@ async fn renew(tx: &mut Tx, id: &LeaseId, ttl: Option<Duration>) -> Result<Lease
     after.renew_time = Some(now);
     tx.put_lease(&before, &after).await?;
     after.version += 1;
+    let told = Told::by_drydock("lease.renewed", format!("renewed for {} s", span / 1_000_000)).by(actor);
+    tx.event(told.of_lease(&after, &[])).await?;
     // Its timer is set anew by its own step.
     tx.wake_task(&Subject::from(id.clone())).await?;
     Ok(after)
@@ -160,9 +168,12 @@ async fn release(tx: &mut Tx, id: &LeaseId, force: bool, comment: &str, actor: &
         return Ok(lease);
     }
     if !force {
-        let placed = tx.placed_on(id).await?;
-        let mut users: Vec<String> =
-            placed.iter().filter_map(|resource| resource.made_for.as_ref()).map(ToString::to_string).collect();
+        let mut users: Vec<String> = Vec::new();
+        for user in tx.placed_on(id).await?.into_iter().filter_map(|resource| resource.made_for) {
+            if tx.find_lease(&user).await?.is_some_and(|user| user.state.is_live()) {
+                users.push(user.to_string());
+            }
+        }
         if let Some((parent, _)) = &lease.parent {
             users.push(parent.to_string());
         }

@@ -47,22 +47,33 @@ impl Engine {
         lost: CancellationToken,
     ) -> Result<Committed> {
         let ready = self.ready_to_build(&resource).await?;
+        let mut met = Vec::new();
         let step = match ready {
             Readiness::Go => {
                 let (record, kind) = self.blueprint_of(&resource).await?;
                 let running = self.running.begin(claim, &lost);
                 let ctx = self.context(&resource, record, None, running.cancel.clone()).await?;
-                kind.build(&ctx).await
+                met = ctx.needs.keys().cloned().collect();
+                let step = kind.build(&ctx).await;
+                if running.cancel.is_cancelled() && self.is_draining() {
+                    // The daemon goes, not the wish: another one, or the next start, goes on.
+                    return self
+                        .store
+                        .commit_step(claim, None, |_| Box::pin(async { Ok((Next::Again, Baton::Pass)) }))
+                        .await;
+                }
+                step
             }
             // Decided again in the transaction.
             Readiness::NotNow => Step::Needs(Vec::new()),
         };
-        let (step, worker, failures) = (Arc::new(step), claim.worker.clone(), claim.failures);
+        let (step, met, worker, failures) = (Arc::new(step), Arc::new(met), claim.worker.clone(), claim.failures);
         self.store
             .commit_step(claim, next, move |tx| {
-                let (id, step, worker) = (resource.id.clone(), Arc::clone(&step), worker.clone());
+                let (id, step, met, worker) =
+                    (resource.id.clone(), Arc::clone(&step), Arc::clone(&met), worker.clone());
                 Box::pin(async move {
-                    let next = finish_build(tx, &id, &step, &worker, failures).await?;
+                    let next = finish_build(tx, &id, &step, &met, &worker, failures).await?;
                     Ok((next, Baton::Pass))
                 })
             })
@@ -150,7 +161,14 @@ pub(super) async fn end(
     Ok(after)
 }
 
-async fn finish_build(tx: &mut Tx, id: &ResourceId, step: &Step, worker: &str, failures: i64) -> Result<Next> {
+async fn finish_build(
+    tx: &mut Tx,
+    id: &ResourceId,
+    step: &Step,
+    met: &[String],
+    worker: &str,
+    failures: i64,
+) -> Result<Next> {
     let resource = tx.get_resource(id).await?;
     if resource.state != ResourceState::Pending {
         return Ok(Next::Again);
@@ -190,7 +208,7 @@ async fn finish_build(tx: &mut Tx, id: &ResourceId, step: &Step, worker: &str, f
     }
     match step {
         Step::Ready(facts) => become_active(tx, &resource, facts.clone(), worker).await,
-        Step::Needs(wanted) => lease_needs(tx, &resource, needs, wanted, worker, failures).await,
+        Step::Needs(wanted) => lease_needs(tx, &resource, needs, Wanted { wanted, met }, worker, failures).await,
         Step::Exclusive(slots) => {
             let holder = Subject::from(id.clone());
             if let Some(scope) = slots.first().map(|slot| slot.scope.clone()) {
@@ -242,12 +260,18 @@ async fn become_active(tx: &mut Tx, resource: &Resource, facts: StringMap, worke
     Ok(Next::Again)
 }
 
+/// What a blueprint asks for, and the needs that it saw met when it asked.
+struct Wanted<'n> {
+    wanted: &'n [Need],
+    met: &'n [String],
+}
+
 /// Makes the leases of this round, all together so that siblings are built in parallel, and waits for those not ready.
 async fn lease_needs(
     tx: &mut Tx,
     resource: &Resource,
     mut needs: Vec<Lease>,
-    wanted: &[Need],
+    Wanted { wanted, met }: Wanted<'_>,
     worker: &str,
     failures: i64,
 ) -> Result<Next> {
@@ -273,14 +297,16 @@ async fn lease_needs(
         return Ok(Next::Again);
     }
     if waits.is_empty() && made == 0 {
-        // They became ACTIVE after the blueprint had looked; a blueprint that goes on asking for what it has is at fault.
+        if wanted.iter().any(|need| !met.contains(&need.name)) {
+            // They became ACTIVE after the blueprint had looked.
+            return Ok(Next::Again);
+        }
         let error = format!("the blueprint of {} asks for leases that it has", resource.id);
         if failures + 1 >= MAX_FAILURES {
             end(tx, resource, ResourceState::Broken, "BUILD_FAILED", &error, true).await?;
             return Ok(Next::Again);
         }
-        let until = if failures == 0 { tx.now() } else { later(tx, failures) };
-        return Ok(Next::Retry { waits, until, error });
+        return Ok(retry(tx, failures, error));
     }
     Ok(Next::Park { waits, until: None })
 }
@@ -323,6 +349,7 @@ fn sub_lease(tx: &Tx, resource: &Resource, need: &Need, root: Option<&Lease>) ->
         destroy_time: None,
         allocating: None,
         reacquires: 0,
+        cleaned: false,
         waiting: None,
         version: 1,
         id,
@@ -371,7 +398,8 @@ async fn take_down(tx: &mut Tx, id: &ResourceId, destroyed: Option<&Step>, failu
     if resource.state.is_live() || resource.state == ResourceState::Destroyed {
         return Ok(Next::Again);
     }
-    let left = tx.leases_on(id).await?;
+    let mut left = tx.leases_on(id).await?;
+    left.retain(|lease| !lease.cleaned);
     if !left.is_empty() {
         return end_leases(tx, &resource, left).await;
     }

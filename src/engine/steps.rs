@@ -6,13 +6,12 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
-use super::narrate::Told;
 use crate::allocator::Rules;
 use crate::blueprint::Registry;
 use crate::clock::{Micros, micros};
 use crate::error::Result;
 use crate::model::id::Subject;
-use crate::model::task::backoff;
+use crate::model::task::{MAX_FAILURES, backoff};
 use crate::model::{Blueprint, Kind, LeaseSpec, LeaseState, ResourceState};
 use crate::scheduler::Steps;
 use crate::store::{Baton, Claim, Committed, Next, Scope, Tx};
@@ -29,13 +28,19 @@ impl Steps for EngineSteps {
         }
     }
 
-    async fn stumble(&self, claim: &Claim, error: &str) -> Result<()> {
-        let (failures, error) = (claim.failures, error.to_owned());
+    async fn stumble(&self, claim: &Claim, error: &str, panicked: bool) -> Result<()> {
+        let (failures, error, subject) = (claim.failures, error.to_owned(), claim.subject.clone());
+        let breaks = panicked && failures + 1 >= MAX_FAILURES;
         self.0
             .store
             .commit_step(claim, None, move |tx| {
-                let error = error.clone();
-                Box::pin(async move { Ok((retry(tx, failures, error), Baton::Pass)) })
+                let (error, subject) = (error.clone(), subject.clone());
+                Box::pin(async move {
+                    if breaks {
+                        break_subject(tx, subject, "BUILD_FAILED", &error).await?;
+                    }
+                    Ok((retry(tx, failures, error), Baton::Pass))
+                })
             })
             .await
             .map(|_| ())
@@ -43,7 +48,8 @@ impl Steps for EngineSteps {
 
     async fn poisoned(&self, subject: &Subject) -> Result<()> {
         let subject = subject.clone();
-        self.0.store.write(move |tx| Box::pin(break_poisoned(tx, subject.clone()))).await
+        let message = "its task has killed its daemon 5 times; `drydock task retry` gives it another life";
+        self.0.store.write(move |tx| Box::pin(break_subject(tx, subject.clone(), "POISONED", message))).await
     }
 }
 
@@ -56,27 +62,18 @@ pub(super) fn later(tx: &Tx, failures: i64) -> Micros {
     tx.now() + micros(backoff(failures, fastrand::f64()))
 }
 
-async fn break_poisoned(tx: &mut Tx, subject: Subject) -> Result<()> {
-    let message = "its task has killed its daemon 5 times; `drydock task retry` gives it another life";
+async fn break_subject(tx: &mut Tx, subject: Subject, reason: &str, message: &str) -> Result<()> {
     match subject {
         Subject::Lease(id) => {
             let Some(before) = tx.find_lease(&id).await? else { return Ok(()) };
             if before.state.is_live() {
-                super::lease::end(tx, &before, LeaseState::Broken, "POISONED", message, "drydock").await?;
+                super::lease::end(tx, &before, LeaseState::Broken, reason, message, "drydock").await?;
             }
         }
         Subject::Resource(id) => {
             let Some(before) = tx.find_resource(&id).await? else { return Ok(()) };
             if before.state.is_live() {
-                let mut after = before.clone();
-                after.state = ResourceState::Broken;
-                after.state_reason = "POISONED".to_owned();
-                after.state_message = message.to_owned();
-                after.end_time = Some(tx.now());
-                after.permanent = true;
-                tx.put_resource(&before, &after).await?;
-                tx.event(Told::by_drydock("resource.broken", message).because("POISONED").of_resource(&after, &[]))
-                    .await?;
+                super::resource::end(tx, &before, ResourceState::Broken, reason, message, true).await?;
             }
         }
     }

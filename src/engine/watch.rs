@@ -36,6 +36,10 @@ pub struct LeaseWatch {
     /// The first update, with what came since the caller's cursor.
     first: Option<LeaseUpdate>,
     version: i64,
+    /// Events that are not passed on yet: a caller may drop [`LeaseWatch::next`] half-way.
+    pending: Vec<Event>,
+    /// News were missed: the store is asked.
+    missed: bool,
     over: bool,
 }
 
@@ -84,13 +88,27 @@ impl Engine {
             }
         }
         let seq = events.last().map_or(newest, |event| event.seq.max(newest));
+        // Looked at again: it is at least as new as the events.
+        let lease = self.find_own_lease(caller, id).await?;
         let version = lease.version;
         let until = until.unwrap_or(LeaseState::Destroyed);
         let view = self.view(lease).await?;
         let over = acquire::reached(view.lease.state, until);
         let id = view.lease.id.clone();
         let first = Some(LeaseUpdate { lease: Some(view), events, cursor: event_cursor(seq) });
-        Ok(LeaseWatch { engine: Arc::clone(self), id, root, until, news, seq, first, version, over })
+        Ok(LeaseWatch {
+            engine: Arc::clone(self),
+            id,
+            root,
+            until,
+            news,
+            seq,
+            first,
+            version,
+            pending: Vec::new(),
+            missed: false,
+            over,
+        })
     }
 
     /// Watches events that match, and that the caller may see.
@@ -150,40 +168,51 @@ impl LeaseWatch {
             return Ok(Some(first));
         }
         while !self.over {
+            while self.missed {
+                let page = self.engine.store.tree_events_after(&self.root, self.newest()).await?;
+                self.missed = !page.is_empty();
+                self.keep(&page);
+            }
+            if !self.pending.is_empty() {
+                return self.update().await.map(Some);
+            }
             let drain = self.engine.drain.clone();
             let told = tokio::select! {
                 told = self.news.recv() => told,
                 () = drain.cancelled() => return Err(draining()),
             };
-            let events = match told {
-                Ok(news) => self.of_tree(&news),
-                Err(RecvError::Lagged(_)) => self.engine.store.tree_events_after(&self.root, self.seq).await?,
+            match told {
+                Ok(news) => self.keep(&news.events),
+                Err(RecvError::Lagged(_)) => self.missed = true,
                 Err(RecvError::Closed) => return Err(draining()),
-            };
-            if let Some(last) = events.last() {
-                return self.update(last.seq, events).await.map(Some);
             }
         }
         Ok(None)
     }
 
-    fn of_tree(&self, news: &News) -> Vec<Event> {
-        let new = news.events.iter().filter(|event| event.seq > self.seq && event.root_id.as_ref() == Some(&self.root));
-        new.cloned().collect()
+    fn newest(&self) -> i64 {
+        self.pending.last().map_or(self.seq, |event| event.seq)
     }
 
-    async fn update(&mut self, seq: i64, events: Vec<Event>) -> Result<LeaseUpdate> {
+    fn keep(&mut self, events: &[Event]) {
+        let newest = self.newest();
+        let new = events.iter().filter(|event| event.seq > newest && event.root_id.as_ref() == Some(&self.root));
+        let new: Vec<Event> = new.cloned().collect();
+        self.pending.extend(new);
+    }
+
+    /// The update for what is pending, which stays pending until the update is complete.
+    async fn update(&mut self) -> Result<LeaseUpdate> {
+        let seq = self.newest();
         let lease = self.engine.store.find_lease(&self.id).await?;
-        self.seq = seq;
-        let Some(lease) = lease else {
-            self.over = true;
-            return Ok(LeaseUpdate { lease: None, events, cursor: event_cursor(seq) });
+        let view = match &lease {
+            Some(lease) if lease.version != self.version => Some(self.engine.view(lease.clone()).await?),
+            _ => None,
         };
-        let changed = lease.version != self.version;
-        self.version = lease.version;
-        self.over = acquire::reached(lease.state, self.until);
-        let lease = if changed { Some(self.engine.view(lease).await?) } else { None };
-        Ok(LeaseUpdate { lease, events, cursor: event_cursor(seq) })
+        self.seq = seq;
+        self.over = lease.as_ref().is_none_or(|lease| acquire::reached(lease.state, self.until));
+        self.version = lease.map_or(0, |lease| lease.version);
+        Ok(LeaseUpdate { lease: view, events: std::mem::take(&mut self.pending), cursor: event_cursor(seq) })
     }
 }
 

@@ -153,6 +153,8 @@ pub struct Lease {
     pub allocating: Option<ResourceId>,
     /// Resources that broke or could not be built for it so far.
     pub reacquires: i64,
+    /// Its own clean-up is done; it is DESTROYED when the resource that goes with it is.
+    pub cleaned: bool,
     /// Why it waits, as of its last step.
     pub waiting: Option<Waiting>,
     /// Raised with every write; the compare-and-set of writers that hold no claim.

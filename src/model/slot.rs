@@ -34,5 +34,6 @@ impl Slot {
 /// The lowest of `limit` places that is not in `taken`; `None` when all are.
 #[must_use]
 pub fn free_place(limit: i64, taken: &[i64]) -> Option<i64> {
+    let taken: std::collections::BTreeSet<i64> = taken.iter().copied().collect();
     (0..limit).find(|place| !taken.contains(place))
 }

@@ -84,6 +84,8 @@ impl Bell {
     fn alarm(&self) {
         self.workers.notify_waiters();
         self.workers.notify_one();
+        // A timer may have been set in what was missed: the pump looks now.
+        *self.earliest.lock().unwrap_or_else(PoisonError::into_inner) = Some(0);
         self.timer.notify_one();
         for (_, notify) in self.roots.lock().unwrap_or_else(PoisonError::into_inner).values() {
             notify.notify_waiters();

@@ -32,11 +32,12 @@ pub trait Steps: Send + Sync + 'static {
     /// Whatever kept the step from being committed; the claim is still held then, and the scheduler decides.
     async fn step(&self, claim: &Claim, next: Option<Scope>, lost: CancellationToken) -> Result<Committed>;
 
-    /// Parks a task whose step failed before it could be committed, to be tried again later.
+    /// Parks a task whose step failed before it could be committed, to be tried again later. One that goes on panicking
+    /// breaks its subject.
     ///
     /// # Errors
     /// When not even that can be written.
-    async fn stumble(&self, claim: &Claim, error: &str) -> Result<()>;
+    async fn stumble(&self, claim: &Claim, error: &str, panicked: bool) -> Result<()>;
 
     /// A task has killed its daemon too often: breaks its subject.
     ///

@@ -15,6 +15,9 @@ use crate::error::{Reason, Result, report};
 use crate::model::id::LeaseId;
 use crate::store::{CLAIM_LENGTH, Claim, Committed, Scope};
 
+/// How the error of a step that panicked begins.
+const PANICKED: &str = "the step panicked";
+
 /// A worker: steps until the scheduler stops, idle only when nothing is ready anywhere.
 pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
     let mut next = None;
@@ -63,7 +66,7 @@ where
         let changed = watched.changed();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let done = over() || reached().await?;
+        let done = over() || reached().await.unwrap_or(true);
         if done {
             if let Some(claim) = next {
                 hand_back(&scheduler, &claim).await;
@@ -117,13 +120,14 @@ async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option
                 Err(panic) => {
                     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
                     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                    return Err(crate::error::Error::new(Reason::Internal, format!("the step panicked: {text}")));
+                    return Err(crate::error::Error::new(Reason::Internal, format!("{PANICKED}: {text}")));
                 }
             }
         }
         Err(crate::error::Error::new(Reason::Internal, "the step was overtaken 16 times"))
     };
     let outcome = tokio::select! {
+        biased;
         outcome = step => outcome,
         () = keep(scheduler, held, &lost) => return None,
     };
@@ -136,7 +140,7 @@ async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option
         Err(error) => {
             let text = report(&error);
             tracing::error!(task = %held.task, subject = %held.subject, error = %text, "a step failed");
-            if let Err(error) = scheduler.steps.stumble(held, &text).await {
+            if let Err(error) = scheduler.steps.stumble(held, &text, text.starts_with(PANICKED)).await {
                 // The claim runs out, and someone takes it over.
                 tracing::error!(task = %held.task, error = %report(&error), "cannot park a failed step");
             }

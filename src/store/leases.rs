@@ -51,6 +51,7 @@ pub(super) fn lease(row: &AnyRow) -> Result<Lease> {
         destroy_time: c.maybe_integer("destroy_time")?,
         allocating: c.maybe_text("allocating")?.map(ResourceId::from_stored),
         reacquires: c.integer("reacquires")?,
+        cleaned: c.flag("cleaned")?,
         waiting,
         version: c.integer("version")?,
     })
@@ -145,10 +146,10 @@ impl Tx {
         let statement = bind_lease(
             sqlx::query(
                 "INSERT INTO lease (state, state_reason, state_message, facts, resource_id, epoch, ttl, queue_expire_time, acquire_time, \
-                 active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, blueprint_id, build_time, version, id, \
+                 active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, blueprint_id, build_time, cleaned, version, id, \
                  resource_type, attributes, resource_labels, blueprints, labels, owner, parent_id, need, root_id, depth, priority, ord, max_ttl, \
                  create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-                 $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36)",
+                 $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37)",
             ),
             lease,
         )
@@ -199,7 +200,7 @@ impl Tx {
                 "UPDATE lease SET state = $1, state_reason = $2, state_message = $3, facts = $4, resource_id = $5, epoch = $6, ttl = $7, \
                  queue_expire_time = $8, acquire_time = $9, active_time = $10, expire_time = $11, renew_time = $12, use_time = $13, \
                  end_time = $14, destroy_time = $15, allocating = $16, reacquires = $17, waiting = $18, blueprint_id = $19, build_time = $20, \
-                 version = $21 + 1 WHERE id = $22 AND version = $23",
+                 cleaned = $21, version = $22 + 1 WHERE id = $23 AND version = $24",
             ),
             after,
         )
@@ -247,6 +248,7 @@ fn bind_lease(statement: Statement, lease: &Lease) -> Statement {
         .bind(lease.waiting.as_ref().map(json))
         .bind(lease.blueprint_id.as_ref().map(ToString::to_string))
         .bind(lease.build_time)
+        .bind(i64::from(lease.cleaned))
         .bind(lease.version)
 }
 

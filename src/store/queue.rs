@@ -333,13 +333,19 @@ impl Tx {
         let mut reaped = Reaped::default();
         for row in self.execute_returning(statement).await? {
             let columns = Columns(&row);
-            if columns.text("state")? == "DEAD" {
-                reaped.poisoned.push(subject(&columns.text("subject")?)?);
-            } else {
+            if columns.text("state")? != "DEAD" {
                 reaped.returned += 1;
                 let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
                 self.tell_ready(root.as_ref());
             }
+        }
+        // Told until their subjects have ended: whoever was told last time may have died before it could act.
+        let dead = sqlx::query(
+            "SELECT subject FROM task WHERE state = 'DEAD' AND (subject IN (SELECT id FROM lease WHERE state IN ('PENDING', 'ACQUIRED', 'ACTIVE')) \
+             OR subject IN (SELECT id FROM resource WHERE state IN ('PENDING', 'ACTIVE')))",
+        );
+        for row in self.fetch(dead).await? {
+            reaped.poisoned.push(subject(&Columns(&row).text("subject")?)?);
         }
         Ok(reaped)
     }

@@ -1,6 +1,9 @@
 //! Small records: answers to requests with an id, and the daemons.
 
+use sqlx::any::AnyRow;
+
 use super::row::Columns;
+use super::tx::Statement;
 use super::{Store, Tx, failed};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -48,25 +51,9 @@ impl Tx {
     /// # Errors
     /// `REQUEST_ID_REUSED` when it came with another body.
     pub async fn seen(&mut self, request: &Request) -> Result<Option<String>> {
-        let statement = sqlx::query(
-            "SELECT body, object FROM request WHERE principal = $1 AND method = $2 AND request_id = $3 AND expire_time > $4",
-        )
-        .bind(request.principal.clone())
-        .bind(request.method.clone())
-        .bind(request.request_id.clone())
-        .bind(self.now());
-        let Some(row) = self.fetch_one(statement).await? else { return Ok(None) };
-        let columns = Columns(&row);
-        if columns.text("body")? == request.body {
-            return columns.text("object").map(Some);
-        }
-        Err(Error::new(
-            Reason::RequestIdReused,
-            format!(
-                "the request_id {:?} came before with another body; use a new one for a new request",
-                request.request_id
-            ),
-        ))
+        let statement = lookup(request, self.now());
+        let row = self.fetch_one(statement).await?;
+        same_body(request, row.as_ref())
     }
 
     /// Remembers what a request made.
@@ -85,7 +72,41 @@ impl Tx {
     }
 }
 
+fn lookup(request: &Request, now: Micros) -> Statement {
+    sqlx::query(
+        "SELECT body, object FROM request WHERE principal = $1 AND method = $2 AND request_id = $3 AND expire_time > $4",
+    )
+    .bind(request.principal.clone())
+    .bind(request.method.clone())
+    .bind(request.request_id.clone())
+    .bind(now)
+}
+
+fn same_body(request: &Request, row: Option<&AnyRow>) -> Result<Option<String>> {
+    let Some(row) = row else { return Ok(None) };
+    let columns = Columns(row);
+    if columns.text("body")? == request.body {
+        return columns.text("object").map(Some);
+    }
+    Err(Error::new(
+        Reason::RequestIdReused,
+        format!(
+            "the request_id {:?} came before with another body; use a new one for a new request",
+            request.request_id
+        ),
+    ))
+}
+
 impl Store {
+    /// The object that this request made before, if it was seen; as [`Tx::seen`].
+    ///
+    /// # Errors
+    /// `REQUEST_ID_REUSED` when it came with another body.
+    pub async fn seen(&self, request: &Request) -> Result<Option<String>> {
+        let row = lookup(request, self.clock().now()).fetch_optional(self.readers()).await.map_err(failed)?;
+        same_body(request, row.as_ref())
+    }
+
     /// Writes that a daemon lives; on one file there is only one, so others are gone.
     pub async fn daemon_lives(&self, daemon: &Daemon) -> Result<()> {
         let daemon = daemon.clone();

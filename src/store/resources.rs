@@ -72,10 +72,10 @@ impl Store {
         placed(lease).fetch_all(self.readers()).await.map_err(failed)?.iter().map(resource).collect()
     }
 
-    /// How many leases on a resource are not DESTROYED yet.
+    /// How many leases on a resource are not cleaned up yet.
     pub async fn leases_left_on(&self, id: &ResourceId) -> Result<i64> {
         let row = sqlx::query(
-            "SELECT count(*) AS n FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN')",
+            "SELECT count(*) AS n FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN') AND cleaned = 0",
         )
         .bind(id.to_string())
         .fetch_one(self.readers())

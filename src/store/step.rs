@@ -100,8 +100,10 @@ impl Store {
                 };
                 let (next, baton) = (*work)(tx).await?;
                 tx.settle(&claim, &next).await?;
-                if let (Some(pool), Baton::Pass) = (&carried, baton) {
-                    tx.wake_pool(pool, Some(&claim.task)).await?;
+                match (&carried, baton) {
+                    (Some(pool), Baton::Pass) => tx.wake_pool(pool, Some(&claim.task)).await?,
+                    (_, Baton::On(pool)) => tx.wake_pool(&pool, Some(&claim.task)).await?,
+                    _ => {}
                 }
                 match claim_next {
                     Some(scope) => {
@@ -120,10 +122,12 @@ impl Store {
 }
 
 /// What becomes of a pool's baton that the task may carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Baton {
-    /// To the next in the queue: this one did not use the capacity, or there is more of it.
+    /// To the next in the queue: this one did not use the capacity.
     Pass,
+    /// To the next in the queue of this pool, carried or not: this one took some, and there is more.
+    On(String),
     /// This one took the last of it.
     Keep,
 }

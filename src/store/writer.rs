@@ -3,9 +3,11 @@
 //! Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
 //! operation of a batch fails after it has written, the batch is rolled back and each is run again alone.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -62,9 +64,16 @@ where
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran> {
         Box::pin(async move {
             tx.begin_operation();
-            let result = (self.work)(tx).await;
+            let work = AssertUnwindSafe((self.work)(tx)).catch_unwind().await;
+            let result = work.unwrap_or_else(|panic| {
+                let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                Err(Error::new(Reason::Internal, format!("an operation of the store panicked: {text}")))
+            });
             let ran = match (&result, tx.has_written()) {
                 (Ok(_), _) => Ran::Done,
+                // The database itself failed: it may have rolled the transaction back already.
+                (Err(error), _) if matches!(error.reason, Reason::StoreUnavailable | Reason::NoSpace) => Ran::Spoiled,
                 (Err(_), false) => Ran::Declined,
                 (Err(_), true) => Ran::Spoiled,
             };

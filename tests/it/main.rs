@@ -11,5 +11,8 @@ mod harness;
 mod peers;
 mod place;
 mod protocol;
+mod queue;
 mod rpc;
+mod store;
 mod tidy;
+mod traces;

@@ -178,7 +178,9 @@ fn fill<'a>(ctx: &Context, templates: impl Iterator<Item = (&'a String, &'a Temp
 fn look_up(ctx: &Context, reference: &Reference) -> Result<String, Step> {
     let Reference { of, key } = reference;
     if of == PARAMETERS {
-        let value = ctx.resource.attributes.get(key).cloned();
+        // A part of another composite comes without the defaults that the door fills in.
+        let default = || of_default(&ctx.blueprint.config, key);
+        let value = ctx.resource.attributes.get(key).cloned().or_else(default);
         return value.ok_or_else(|| Step::refuse(format!("the parameter {key:?} was not given"), ""));
     }
     let met = ctx.needs.get(of).ok_or_else(|| Step::stumble(format!("the part {of:?} is not there any more"), ""))?;
@@ -189,6 +191,10 @@ fn look_up(ctx: &Context, reference: &Reference) -> Result<String, Step> {
         let known: Vec<&str> = met.lease.facts.keys().map(String::as_str).collect();
         Step::refuse(format!("the part {of:?} has no fact {key:?}; it has {}", known.join(", ")), "")
     })
+}
+
+fn of_default(config: &Value, parameter: &str) -> Option<String> {
+    self::of(config).parameters.get(parameter)?.default.clone()
 }
 
 /// As [`Design::read`] takes it.

@@ -27,7 +27,7 @@ CREATE TABLE lease (
     facts TEXT NOT NULL, labels TEXT NOT NULL, owner TEXT NOT NULL, resource_id TEXT, blueprint_id TEXT, parent_id TEXT, need TEXT, root_id TEXT NOT NULL,
     depth BIGINT NOT NULL, priority BIGINT NOT NULL, ord BIGINT NOT NULL, epoch BIGINT NOT NULL, ttl BIGINT, max_ttl BIGINT NOT NULL,
     create_time BIGINT NOT NULL, queue_expire_time BIGINT, build_time BIGINT, acquire_time BIGINT, active_time BIGINT, expire_time BIGINT, renew_time BIGINT,
-    use_time BIGINT, end_time BIGINT, destroy_time BIGINT, allocating TEXT, reacquires BIGINT NOT NULL, waiting TEXT, version BIGINT NOT NULL);
+    use_time BIGINT, end_time BIGINT, destroy_time BIGINT, allocating TEXT, reacquires BIGINT NOT NULL, cleaned BIGINT NOT NULL, waiting TEXT, version BIGINT NOT NULL);
 CREATE INDEX lease_queue ON lease (resource_type, ord, id) WHERE state = 'PENDING';
 CREATE INDEX lease_on ON lease (resource_id) WHERE state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN');
 CREATE INDEX lease_parent ON lease (parent_id) WHERE parent_id IS NOT NULL;
@@ -49,6 +49,7 @@ CREATE TABLE task (
     CHECK ((state = 'RUNNING') = (claimed_by IS NOT NULL)));
 CREATE INDEX task_ready ON task (band, ord, depth DESC, id) WHERE state = 'READY';
 CREATE INDEX task_timer ON task (run_at) WHERE state = 'PARKED' AND run_at IS NOT NULL;
+CREATE INDEX task_dead ON task (subject) WHERE state = 'DEAD';
 CREATE INDEX task_claims ON task (claim_until) WHERE state = 'RUNNING';
 CREATE INDEX task_root ON task (root_id) WHERE state <> 'DONE';
 

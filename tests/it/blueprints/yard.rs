@@ -324,6 +324,7 @@ fn lease(spec: LeaseSpec, resource: &Resource) -> Lease {
         destroy_time: None,
         allocating: None,
         reacquires: 0,
+        cleaned: false,
         waiting: None,
         version: 1,
     }

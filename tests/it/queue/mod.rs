@@ -1,0 +1,13 @@
+//! The real engine on a real file, with scripted blueprints, a clock that is turned by hand, and the sweep switched off: what
+//! is not woken by the change that concerns it is never woken.
+
+mod calls;
+mod capacity;
+mod cascades;
+mod choice;
+mod ending;
+mod failing;
+pub(crate) mod invariants;
+pub(crate) mod kit;
+mod order;
+mod wakes;

@@ -1,0 +1,233 @@
+//! A store to stand on, and the rows that the cases put into it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use drydock::clock::ManualClock;
+use drydock::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
+use drydock::model::{Blueprint, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task};
+use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Scope, Store};
+use serde_json::json;
+
+use crate::queue::kit::{NOON, folder};
+
+/// An open store.
+pub(super) struct Ground {
+    pub(super) store: Store,
+    pub(super) clock: Arc<ManualClock>,
+    /// What must live as long.
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+/// On a file of its own.
+pub(super) async fn sqlite() -> Ground {
+    let folder = folder();
+    let clock = ManualClock::at(NOON);
+    let location = Location { path: folder.path().join("drydock.db") };
+    let store = Store::open(&location, clock.clone()).await.unwrap();
+    Ground { store, clock, _keep: Box::new(folder) }
+}
+
+/// A root lease that has just been queued.
+pub(super) fn lease() -> Lease {
+    let id = LeaseId::new(NOON);
+    Lease {
+        root_id: id.clone(),
+        id,
+        spec: LeaseSpec { resource_type: "box".to_owned(), ..LeaseSpec::default() },
+        state: LeaseState::Pending,
+        state_reason: String::new(),
+        state_message: String::new(),
+        facts: StringMap::new(),
+        labels: StringMap::new(),
+        owner: "ann".to_owned(),
+        resource_id: None,
+        blueprint_id: None,
+        parent: None,
+        depth: 0,
+        priority: 0,
+        ord: NOON,
+        epoch: 0,
+        ttl: None,
+        max_ttl: 1,
+        create_time: NOON,
+        queue_expire_time: None,
+        build_time: None,
+        acquire_time: None,
+        active_time: None,
+        expire_time: None,
+        renew_time: None,
+        use_time: None,
+        end_time: None,
+        destroy_time: None,
+        allocating: None,
+        reacquires: 0,
+        cleaned: false,
+        waiting: None,
+        version: 1,
+    }
+}
+
+/// A resource that is about to be built.
+pub(super) fn resource() -> Resource {
+    let id = ResourceId::new(NOON);
+    Resource {
+        name: format!("box-{id}"),
+        id,
+        resource_type: "box".to_owned(),
+        blueprint_id: BlueprintId::new(NOON),
+        state: ResourceState::Pending,
+        state_reason: String::new(),
+        state_message: String::new(),
+        facts: StringMap::new(),
+        attributes: StringMap::new(),
+        labels: StringMap::new(),
+        owner: "ann".to_owned(),
+        made_for: None,
+        root_id: None,
+        placed_on: None,
+        lease_limit: 1,
+        depth: 1,
+        ord: NOON,
+        drain: None,
+        problem: String::new(),
+        cleanup_failures: 0,
+        create_time: NOON,
+        active_time: None,
+        check_time: None,
+        end_time: None,
+        permanent: false,
+        torn_down: false,
+        version: 1,
+    }
+}
+
+/// A blueprint of boxes.
+pub(super) fn blueprint(name: &str) -> Blueprint {
+    Blueprint {
+        id: BlueprintId::new(NOON),
+        name: name.to_owned(),
+        kind: "box".to_owned(),
+        resource_type: "box".to_owned(),
+        config: json!({"size": 1}),
+        labels: StringMap::new(),
+        enabled: true,
+        limits: Limits::default(),
+        create_time: NOON,
+        update_time: NOON,
+        version: 1,
+    }
+}
+
+impl Ground {
+    pub(super) async fn insert(&self, lease: &Lease) -> Lease {
+        let lease = lease.clone();
+        let id = lease.id.clone();
+        self.store
+            .write(move |tx| {
+                let lease = lease.clone();
+                Box::pin(async move { tx.insert_lease(&lease).await })
+            })
+            .await
+            .unwrap();
+        self.store.find_lease(&id).await.unwrap().unwrap()
+    }
+
+    pub(super) async fn insert_resource(&self, resource: &Resource) -> Resource {
+        let resource = resource.clone();
+        let id = resource.id.clone();
+        self.store
+            .write(move |tx| {
+                let resource = resource.clone();
+                Box::pin(async move { tx.insert_resource(&resource).await })
+            })
+            .await
+            .unwrap();
+        self.store.find_resource(&id).await.unwrap().unwrap()
+    }
+
+    pub(super) async fn put(&self, before: &Lease, after: &Lease) -> drydock::error::Result<()> {
+        let (before, after) = (before.clone(), after.clone());
+        self.store
+            .write(move |tx| {
+                let (before, after) = (before.clone(), after.clone());
+                Box::pin(async move { tx.put_lease(&before, &after).await })
+            })
+            .await
+    }
+
+    /// Moves a lease on.
+    pub(super) async fn become_(&self, lease: &Lease, state: LeaseState) -> Lease {
+        let before = self.store.find_lease(&lease.id).await.unwrap().unwrap();
+        let after = Lease { state, ..before.clone() };
+        self.put(&before, &after).await.unwrap();
+        self.store.find_lease(&lease.id).await.unwrap().unwrap()
+    }
+
+    pub(super) async fn put_resource(&self, before: &Resource, after: &Resource) -> drydock::error::Result<()> {
+        let (before, after) = (before.clone(), after.clone());
+        self.store
+            .write(move |tx| {
+                let (before, after) = (before.clone(), after.clone());
+                Box::pin(async move { tx.put_resource(&before, &after).await })
+            })
+            .await
+    }
+
+    pub(super) async fn claim(&self) -> Option<Claim> {
+        self.store.claim(&Scope::Any, "daemon/w0").await.unwrap()
+    }
+
+    /// Claims until this subject's task is held; the others are handed back.
+    pub(super) async fn claim_of(&self, subject: impl Into<Subject>) -> Claim {
+        let subject = subject.into();
+        let mut others = Vec::new();
+        let found = loop {
+            let claim = self.claim().await.expect("its task is ready");
+            if claim.subject == subject {
+                break claim;
+            }
+            others.push(claim);
+        };
+        for other in others {
+            self.store.hand_back(&other).await.unwrap();
+        }
+        found
+    }
+
+    /// Ends a step so.
+    pub(super) async fn settle(&self, claim: &Claim, next: Next) -> Committed {
+        self.settle_with(claim, next, Baton::Pass).await
+    }
+
+    pub(super) async fn settle_with(&self, claim: &Claim, next: Next, baton: Baton) -> Committed {
+        self.store
+            .commit_step(claim, None, move |_| {
+                let (next, baton) = (next.clone(), baton.clone());
+                Box::pin(async move { Ok((next, baton)) })
+            })
+            .await
+            .unwrap()
+    }
+
+    /// Parks the ready task of a lease on these.
+    pub(super) async fn park(&self, lease: &Lease, waits: Vec<drydock::store::Wait>) -> TaskId {
+        let claim = self.claim_of(lease.id.clone()).await;
+        self.settle(&claim, Next::Park { waits, until: None }).await;
+        claim.task
+    }
+
+    pub(super) async fn task(&self, id: &TaskId) -> Task {
+        self.store.find_task(id).await.unwrap().unwrap()
+    }
+
+    pub(super) async fn task_of(&self, subject: impl Into<Subject>) -> Task {
+        let subject = subject.into();
+        let all = self.store.list_tasks(&ListQuery { limit: 499, ..ListQuery::default() }).await.unwrap();
+        all.into_iter().find(|task| task.subject == subject).expect("a task")
+    }
+
+    pub(super) async fn wake_pool(&self, pool: &'static str) {
+        self.store.write(move |tx| Box::pin(async move { tx.wake_pool(pool, None).await })).await.unwrap();
+    }
+}
