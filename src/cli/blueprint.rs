@@ -95,7 +95,11 @@ pub async fn run(globals: &Globals, command: Blueprint) -> Result<u8> {
         }
         Blueprint::Apply { dry_run, .. } => {
             for document in documents {
-                apply(globals.output, &daemon, document, dry_run).await?;
+                let (words, blueprint) = apply(&daemon, document, dry_run).await?;
+                match globals.output {
+                    Format::Table => output::print(&words)?,
+                    format => output::next(format, &blueprint)?,
+                }
             }
             return Ok(OK);
         }
@@ -156,11 +160,11 @@ fn read_all(files: &[PathBuf]) -> Result<Vec<v1::Blueprint>> {
     Ok(blueprints)
 }
 
-/// Applies one and says what became of it.
+/// Applies one; answers with what became of it, in words and as it is now.
 ///
 /// # Errors
 /// Those of the daemon.
-pub async fn apply(format: Format, daemon: &Daemon, blueprint: v1::Blueprint, dry_run: bool) -> Result<()> {
+pub async fn apply(daemon: &Daemon, blueprint: v1::Blueprint, dry_run: bool) -> Result<(String, v1::Blueprint)> {
     let name = blueprint.name.clone();
     let request =
         v1::ApplyBlueprintRequest { blueprint: Some(blueprint), validate_only: dry_run, request_id: String::new() };
@@ -169,16 +173,14 @@ pub async fn apply(format: Format, daemon: &Daemon, blueprint: v1::Blueprint, dr
         Failure { message: format!("blueprint {name}: {}", failure.message), ..failure }
     })?;
     let answer = answer.into_inner();
-    if format != Format::Table {
-        return output::next(format, &present(answer.blueprint)?);
-    }
     let outcome = match answer.outcome() {
         Outcome::Unspecified => "applied",
         Outcome::Created => "created",
         Outcome::Updated => "updated",
         Outcome::Unchanged => "unchanged",
     };
-    output::print(&format!("{name} {outcome}{}", if dry_run { " (dry run)" } else { "" }))
+    let words = format!("{name} {outcome}{}", if dry_run { " (dry run)" } else { "" });
+    Ok((words, present(answer.blueprint)?))
 }
 
 async fn export(daemon: &Daemon, names: Vec<String>) -> Result<String> {

@@ -141,7 +141,10 @@ impl Object for v1::Lease {
             ("priority", if self.priority == 0 { String::new() } else { self.priority.to_string() }),
             ("ttl", span(self.ttl.as_ref())),
             ("created", time(self.create_time.as_ref())),
-            ("gives up", time(self.queue_expire_time.as_ref())),
+            (
+                "gives up",
+                if self.active_time.is_some() { String::new() } else { time(self.queue_expire_time.as_ref()) },
+            ),
             ("active", time(self.active_time.as_ref())),
             ("expires", time(self.expire_time.as_ref())),
             ("ended", time(self.end_time.as_ref())),

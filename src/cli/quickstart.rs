@@ -16,7 +16,7 @@ use super::connect::{self, Daemon, soon, within};
 use super::exit::{FAILURE, Failure, OK, Result};
 use super::httpd::Operation;
 use super::interrupt::Interrupt;
-use super::output::{self, Format, Paint};
+use super::output::{self, Paint};
 use super::run::renew;
 use super::trace::{self, Sink};
 use super::{blueprint, copy, daemon, fs, process, words};
@@ -149,7 +149,7 @@ async fn tour(harbour: &Harbour, folder: &Path, keep: bool, interrupt: &Interrup
     guide.command("drydock blueprint apply -f examples/sandcastle.yaml")?;
     for document in document::parse("examples/sandcastle.yaml", SANDCASTLE)? {
         let blueprint = blueprint::document::to_message(document)?;
-        interrupt.or(blueprint::apply(Format::Table, &harbour.daemon, blueprint, false)).await?;
+        say(&interrupt.or(blueprint::apply(&harbour.daemon, blueprint, false)).await?.0)?;
     }
 
     guide.step("Lease a sandcastle: a host, a working copy on it, a web server for what it builds")?;

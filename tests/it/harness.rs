@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 /// Longer than anything that a test waits for takes.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_mins(1);
 
 /// Principals and their tokens.
 const TOKENS: &str = "root t-root admin\nalice t-alice\nbob t-bob\n";

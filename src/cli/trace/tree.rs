@@ -40,6 +40,7 @@ pub struct Story {
     order: Vec<String>,
     seen: HashSet<String>,
     start: Option<Micros>,
+    latest: Option<Micros>,
 }
 
 /// A line of the live trace.
@@ -97,6 +98,7 @@ impl Story {
             order: vec![lease.id.clone()],
             seen: HashSet::new(),
             start: lease.create_time.as_ref().map(objects::micros),
+            latest: None,
         }
     }
 
@@ -118,6 +120,7 @@ impl Story {
         }
         let time = event.time.as_ref().map(objects::micros);
         self.start = self.start.or(time);
+        self.latest = self.latest.max(time);
         let detail = |name: &str| event.details.get(name).cloned().unwrap_or_default();
 
         if !self.nodes.contains_key(&subject) {
@@ -257,7 +260,8 @@ impl Story {
         let mut rows = Vec::new();
         self.collect(&self.root, "", "", &mut rows, &mut HashSet::new());
         let start = self.start.unwrap_or_default();
-        let end = rows.iter().filter_map(|(_, id)| self.nodes[*id].ready).max().unwrap_or(start).max(start + 1);
+        let ready = rows.iter().filter_map(|(_, id)| self.nodes[*id].ready).max();
+        let end = ready.or(self.latest).unwrap_or(start).max(start + 1);
         let width = |cells: &dyn Fn(&Node, &str) -> usize| {
             rows.iter().map(|(branch, id)| cells(&self.nodes[*id], branch)).max().unwrap_or(0)
         };
@@ -333,10 +337,11 @@ impl Story {
             let share = i128::from(time - start) * LINE as i128 / i128::from(end - start);
             usize::try_from(share).unwrap_or(0).min(LINE)
         };
-        let from = column(node.created.unwrap_or(start));
+        let from = column(node.created.unwrap_or(start)).min(LINE - 1);
         let built = self.resource(node).and_then(|resource| resource.begun.or(resource.created)).or(node.begun);
-        let to = column(node.ready.unwrap_or(end)).max(from + 1).min(LINE);
-        let begun = column(built.unwrap_or(end)).clamp(from, to.saturating_sub(1));
+        let to = column(node.ready.unwrap_or(end)).max(from + 1);
+        // What was never begun has waited to the end; what is done has at least one block.
+        let begun = column(built.unwrap_or(end)).clamp(from, if node.ready.is_some() { to - 1 } else { to });
         let cell = |at: usize| match at {
             _ if at < from || at >= to => ' ',
             _ if at < begun => '·',
@@ -418,6 +423,21 @@ mod tests {
         assert_eq!(rows.len(), 2, "{tree}");
         assert!(rows[0].contains("sandcastle") && rows[0].contains("12.000s") && rows[0].contains("w1"), "{tree}");
         assert!(rows[1].contains("└─ copy") && rows[1].contains("7.000s") && rows[1].contains("w2"), "{tree}");
+    }
+
+    #[test]
+    fn what_never_became_ready_is_shown_too() {
+        let (mut story, _) = story();
+        for late in ["lease_l", "lease_m"] {
+            story.take(&event(13, "lease.created", &[late], &[("parent", "res_r"), ("name", late)]));
+        }
+        assert!(story.render(Paint::for_stderr()).contains("└─ lease_m"));
+        let waiting = v1::Lease { id: "lease_w".to_owned(), resource_type: "host".to_owned(), ..v1::Lease::default() };
+        let mut story = Story::new(&waiting);
+        assert!(story.render(Paint::for_stderr()).contains("pending"));
+        story.take(&event(1, "lease.created", &["lease_w"], &[]));
+        story.take(&event(9, "lease.waiting", &["lease_w"], &[]));
+        assert!(story.render(Paint::for_stderr()).contains("·····"), "{}", story.render(Paint::for_stderr()));
     }
 
     #[test]

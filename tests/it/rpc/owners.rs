@@ -45,9 +45,9 @@ async fn a_lease_exists_for_its_owner_and_for_admins() {
             assert_eq!(reason(&status), "LEASE_NOT_FOUND", "{}: {status:?}", method.full_name());
         }
     }
-    assert_eq!(leases(&alice).await, [lease.id.clone()]);
-    assert_eq!(leases(&bob).await, [others.id.clone()]);
-    assert_eq!(leases(&root).await, [others.id.clone(), lease.id.clone()]);
+    assert_eq!(leases(&alice).await, [lease.id.as_str()]);
+    assert_eq!(leases(&bob).await, [others.id.as_str()]);
+    assert_eq!(leases(&root).await, [others.id.as_str(), lease.id.as_str()]);
 
     let ask = |id: &str| ReleaseLeasesRequest {
         filter: format!("id = {id}"),
