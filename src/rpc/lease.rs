@@ -11,7 +11,7 @@ use super::convert::{event, lease as convert, time};
 use super::page::Page;
 use super::watch::{HEARTBEAT, Source, Updates, updates};
 use super::{caller, check, fields};
-use crate::engine::{Engine, ExplainSubject, LeaseWatch};
+use crate::engine::{Caller, Engine, ExplainSubject, LeaseView, LeaseWatch};
 use crate::error::Result;
 use crate::model::LeaseState;
 use crate::model::filter::Filter;
@@ -39,6 +39,16 @@ impl LeaseRpc {
     pub(crate) fn new(engine: &Arc<Engine>, leaving: &CancellationToken) -> Self {
         Self { engine: Arc::clone(engine), leaving: leaving.clone() }
     }
+
+    /// The lease when it reaches `until`, when `patience` is over, or when the server goes down: then as it is, rather
+    /// than a call that is cut off.
+    async fn wait(&self, caller: &Caller, id: &str, until: LeaseState, patience: Duration) -> Result<LeaseView> {
+        tokio::select! {
+            biased;
+            view = self.engine.wait_lease(caller, id, until, patience) => view,
+            () = self.leaving.cancelled() => self.engine.get_lease(caller, id).await,
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -54,7 +64,11 @@ impl LeaseService for LeaseRpc {
         let wait = check::patience("wait", sent.wait.take().as_ref(), Duration::ZERO, deadline.as_ref())?;
         let request_id = take(&mut sent.request_id);
         let key = check::request_key("AcquireLease", &request_id, &sent)?;
-        let view = self.engine.acquire(&caller, convert::ask(sent)?, key, wait).await?;
+        // First the id, then the wait: a server that goes down in between still tells the id.
+        let view = self.engine.acquire(&caller, convert::ask(sent)?, key, Duration::ZERO).await?;
+        let done = view.lease.state == LeaseState::Active || view.lease.state.has_ended() || wait.is_zero();
+        let view =
+            if done { view } else { self.wait(&caller, view.lease.id.as_str(), LeaseState::Active, wait).await? };
         Ok(Response::new(AcquireLeaseResponse { lease: Some(convert::lease(view)) }))
     }
 
@@ -71,7 +85,7 @@ impl LeaseService for LeaseRpc {
         let id = check::required("lease_id", &sent.lease_id)?;
         let until = convert::until(sent.until)?.unwrap_or(LeaseState::Active);
         let timeout = check::patience("timeout", sent.timeout.as_ref(), DEFAULT_TIMEOUT, deadline.as_ref())?;
-        let view = self.engine.wait_lease(&caller, id, until, timeout).await?;
+        let view = self.wait(&caller, id, until, timeout).await?;
         Ok(Response::new(WaitLeaseResponse { lease: Some(convert::lease(view)) }))
     }
 
@@ -120,7 +134,9 @@ impl LeaseService for LeaseRpc {
         let key = check::request_key("ReleaseLease", &request_id, &sent)?;
         let id = check::required("lease_id", &sent.lease_id)?;
         let comment = check::comment(&sent.comment)?;
-        let view = self.engine.release_lease(&caller, id, comment, sent.force, key, wait).await?;
+        let view = self.engine.release_lease(&caller, id, comment, sent.force, key, Duration::ZERO).await?;
+        let done = view.lease.state == LeaseState::Destroyed || wait.is_zero();
+        let view = if done { view } else { self.wait(&caller, id, LeaseState::Destroyed, wait).await? };
         Ok(Response::new(ReleaseLeaseResponse { lease: Some(convert::lease(view)) }))
     }
 

@@ -171,8 +171,8 @@ mod tests {
         v1::AcquireLeaseRequest { resource_type: "host".to_owned(), ..v1::AcquireLeaseRequest::default() }
     }
 
-    fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-        Some(prost_types::Duration { seconds, nanos: 0 })
+    fn seconds(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
     }
 
     #[test]
@@ -180,9 +180,9 @@ mod tests {
         let wrong = [
             ("resource_type", v1::AcquireLeaseRequest::default()),
             ("resource_type", v1::AcquireLeaseRequest { resource_type: "h\0".to_owned(), ..host() }),
-            ("ttl", v1::AcquireLeaseRequest { ttl: seconds(0), ..host() }),
-            ("ttl", v1::AcquireLeaseRequest { ttl: seconds(-1), ..host() }),
-            ("queue_timeout", v1::AcquireLeaseRequest { queue_timeout: seconds(-1), ..host() }),
+            ("ttl", v1::AcquireLeaseRequest { ttl: Some(seconds(0)), ..host() }),
+            ("ttl", v1::AcquireLeaseRequest { ttl: Some(seconds(-1)), ..host() }),
+            ("queue_timeout", v1::AcquireLeaseRequest { queue_timeout: Some(seconds(-1)), ..host() }),
             ("priority", v1::AcquireLeaseRequest { priority: 101, ..host() }),
             ("blueprints[0]", v1::AcquireLeaseRequest { blueprints: vec![String::new()], ..host() }),
             ("blueprints", v1::AcquireLeaseRequest { blueprints: vec!["b".to_owned(); 65], ..host() }),

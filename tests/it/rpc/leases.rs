@@ -18,8 +18,8 @@ fn host() -> AcquireLeaseRequest {
     AcquireLeaseRequest { resource_type: "host".to_owned(), ..AcquireLeaseRequest::default() }
 }
 
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }
 
 async fn acquire(link: &Link, ask: impl tonic::IntoRequest<AcquireLeaseRequest>) -> Result<Lease, Status> {
@@ -28,7 +28,8 @@ async fn acquire(link: &Link, ask: impl tonic::IntoRequest<AcquireLeaseRequest>)
 }
 
 async fn release(link: &Link, id: &str) -> Lease {
-    let ask = ReleaseLeaseRequest { lease_id: id.to_owned(), wait: seconds(60), ..ReleaseLeaseRequest::default() };
+    let ask =
+        ReleaseLeaseRequest { lease_id: id.to_owned(), wait: Some(seconds(60)), ..ReleaseLeaseRequest::default() };
     LeaseServiceClient::new(link.clone()).release_lease(ask).await.unwrap().into_inner().lease.unwrap()
 }
 
@@ -36,7 +37,7 @@ async fn release(link: &Link, id: &str) -> Lease {
 async fn a_request_id_does_it_once() {
     let daemon = Daemon::start().await;
     let (alice, bob) = (daemon.caller("alice").await, daemon.caller("bob").await);
-    let ask = AcquireLeaseRequest { request_id: "r1".to_owned(), wait: seconds(60), ..host() };
+    let ask = AcquireLeaseRequest { request_id: "r1".to_owned(), wait: Some(seconds(60)), ..host() };
     let first = acquire(&alice, ask.clone()).await.unwrap();
     assert_eq!(first.state(), State::Active);
     // The same object, in its present state; how long one waits is no part of the request.
@@ -54,14 +55,8 @@ async fn a_request_id_does_it_once() {
 async fn the_id_is_learned_before_the_deadline() {
     let daemon = Daemon::start().await;
     let alice = daemon.caller("alice").await;
-    // A host takes 16; the next one waits.
-    for _ in 0..16 {
-        assert_eq!(
-            acquire(&alice, AcquireLeaseRequest { wait: seconds(60), ..host() }).await.unwrap().state(),
-            State::Active
-        );
-    }
-    let mut late = Request::new(AcquireLeaseRequest { wait: seconds(60), ..host() });
+    fill(&alice).await;
+    let mut late = Request::new(AcquireLeaseRequest { wait: Some(seconds(60)), ..host() });
     late.set_timeout(Duration::from_millis(1500));
     let lease = acquire(&alice, late).await.unwrap();
     assert_eq!(lease.state(), State::Pending);
@@ -69,6 +64,43 @@ async fn the_id_is_learned_before_the_deadline() {
     assert_eq!((waiting.queue_position, waiting.blocked_by.len()), (Some(1), 16), "{waiting:?}");
     drop(alice);
     daemon.drain().await.unwrap();
+}
+
+/// Takes all the places of the local host.
+async fn fill(link: &Link) {
+    for _ in 0..16 {
+        let lease = acquire(link, AcquireLeaseRequest { wait: Some(seconds(60)), ..host() }).await.unwrap();
+        assert_eq!(lease.state(), State::Active, "{lease:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_id_is_learned_when_the_daemon_goes_down() {
+    let daemon = Daemon::start().await;
+    let alice = daemon.caller("alice").await;
+    fill(&alice).await;
+    let ask = AcquireLeaseRequest { wait: Some(seconds(600)), ..host() };
+    let waiting = tokio::spawn({
+        let alice = alice.clone();
+        async move { acquire(&alice, ask).await }
+    });
+    let mut client = LeaseServiceClient::new(alice.clone());
+    let queued = async {
+        let pending = ListLeasesRequest { filter: "state = PENDING".to_owned(), ..ListLeasesRequest::default() };
+        loop {
+            if let Some(lease) = client.list_leases(pending.clone()).await.unwrap().into_inner().leases.pop() {
+                break lease.id;
+            }
+        }
+    };
+    let id = timeout(LONG, queued).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    daemon.shutdown.drain.cancel();
+    let lease = timeout(LONG, waiting).await.unwrap().unwrap().unwrap();
+    assert_eq!((lease.id, lease.state), (id, State::Pending.into()));
+    drop((alice, client));
+    daemon.drain().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(25), "nobody is left to wait for");
 }
 
 #[tokio::test]
@@ -102,7 +134,7 @@ async fn pages_lead_through_all_of_them_newest_first() {
 async fn a_watch_shows_the_state_every_change_and_the_end() {
     let daemon = Daemon::start().await;
     let alice = daemon.caller("alice").await;
-    let lease = acquire(&alice, AcquireLeaseRequest { wait: seconds(60), ..host() }).await.unwrap();
+    let lease = acquire(&alice, AcquireLeaseRequest { wait: Some(seconds(60)), ..host() }).await.unwrap();
     let watch = |cursor: String| {
         let ask = WatchLeaseRequest { lease_id: lease.id.clone(), cursor, ..WatchLeaseRequest::default() };
         let mut client = LeaseServiceClient::new(alice.clone());
