@@ -9,7 +9,7 @@ use drydock::proto::v1::resource_service_client::ResourceServiceClient;
 use drydock::proto::v1::task_service_client::TaskServiceClient;
 use drydock::proto::v1::{
     AcquireLeaseRequest, GetLeaseRequest, Lease, ListEventsRequest, ListLeasesRequest, ListResourcesRequest,
-    ListTasksRequest, ReleaseLeasesRequest,
+    ListTasksRequest, ReleaseLeaseRequest, ReleaseLeasesRequest,
 };
 use serde_json::json;
 
@@ -68,6 +68,9 @@ async fn a_lease_exists_for_its_owner_and_for_admins() {
         let found = LeaseServiceClient::new(link.clone()).get_lease(get).await.unwrap().into_inner().lease.unwrap();
         assert_eq!((found.state(), found.renew_time), (State::Active, None));
     }
+    let release = ReleaseLeaseRequest { lease_id: lease.id.clone(), ..ReleaseLeaseRequest::default() };
+    let ended = LeaseServiceClient::new(root.clone()).release_lease(release).await.unwrap().into_inner().lease.unwrap();
+    assert_eq!((ended.state(), ended.state_reason.as_str()), (State::Released, "REVOKED"));
     drop((root, alice, bob));
     daemon.drain().await.unwrap();
 }
