@@ -51,7 +51,7 @@ const BREACHES: &[(&str, &str)] = &[
     (
         "a resource is leased only while it is not PENDING and not DESTROYED",
         "SELECT l.id || ' on ' || r.id AS breach FROM lease l JOIN resource r ON r.id = l.resource_id \
-         WHERE l.state <> 'DESTROYED' AND r.state IN ('PENDING', 'DESTROYED')",
+         WHERE l.state <> 'DESTROYED' AND l.cleaned = 0 AND r.state IN ('PENDING', 'DESTROYED')",
     ),
     (
         "a sub-lease does not outlive the resource that needs it",

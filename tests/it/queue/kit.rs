@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use drydock::blueprint::{Blueprint, Context, EffectState, Endpoint, Need, Registry, Step};
 use drydock::clock::{Clock, ManualClock, span};
-use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine, Settings};
+use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine};
 use drydock::error::Result;
 use drydock::model::id::LeaseId;
 use drydock::model::{Field, FieldType, Kind, Lease, LeaseSpec, LeaseState, Limits, StringMap, Task, TaskState};
@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
+
+use super::asking::settings;
+pub(crate) use super::asking::{admin, ask, folder, user};
 
 /// Nothing in here takes longer, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -490,34 +493,4 @@ fn draft(kind: &TestKind) -> BlueprintDraft {
         labels: kind.labels.clone(),
         limits: kind.limits.clone(),
     }
-}
-
-fn settings(folder: &TempDir, workers: usize) -> Settings {
-    Settings {
-        database: folder.path().join("drydock.db"),
-        workers,
-        sweep: false,
-        retention: Duration::from_hours(24 * 365),
-        stock_blueprints: false,
-        machine: "test".to_owned(),
-        address: "none".to_owned(),
-    }
-}
-
-/// In memory where the machine has such a folder: these tests are about order, not about disks.
-pub(crate) fn folder() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
-}
-
-pub(crate) fn admin() -> Caller {
-    Caller { principal: "admin".to_owned(), admin: true }
-}
-
-pub(crate) fn user(name: &str) -> Caller {
-    Caller { principal: name.to_owned(), admin: false }
-}
-
-/// A lease on this type, nothing more.
-pub(crate) fn ask(of: &str) -> Acquire {
-    Acquire { resource_type: of.to_owned(), ..Acquire::default() }
 }

@@ -1,6 +1,7 @@
 //! The real engine on a real file, with scripted blueprints, a clock that is turned by hand, and the sweep switched off: what
 //! is not woken by the change that concerns it is never woken.
 
+mod asking;
 mod calls;
 mod capacity;
 mod cascades;
