@@ -228,7 +228,7 @@ impl Allocation {
 /// and blueprints are told.
 async fn only_own(tx: &mut Tx, lease: &Lease, waiting: Waiting) -> Result<Waiting> {
     let mut blocked_by = Vec::new();
-    for id in waiting.blocked_by.into_iter().take(8) {
+    for id in waiting.blocked_by {
         let own = match LeaseId::parse(&id) {
             Some(holder) => tx.find_lease(&holder).await?.is_some_and(|holder| holder.owner == lease.owner),
             None => match ResourceId::parse(&id) {

@@ -81,8 +81,9 @@ pub(crate) async fn breaches(reader: &mut AnyConnection) -> Vec<String> {
             found.push(format!("{rule}: {}", row.get::<String, _>("breach")));
         }
     }
-    let edges =
-        sqlx::query("SELECT t.subject AS waiter, w.on_id AS awaited FROM wait w JOIN task t ON t.id = w.task_id");
+    let edges = sqlx::query(
+        "SELECT t.subject AS waiter, w.on_id AS awaited FROM wait w JOIN task t ON t.id = w.task_id WHERE t.state = 'PARKED'",
+    );
     let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in edges.fetch_all(&mut *reader).await.unwrap() {
         graph.entry(row.get("waiter")).or_default().push(row.get("awaited"));
