@@ -31,16 +31,19 @@ const MOST: f64 = 1.5;
 pub(crate) async fn measure(table: &mut Table) -> Result<()> {
     let (small, large) = (tempfile::tempdir()?, tempfile::tempdir()?);
     for folder in [small.path(), large.path()] {
-        // The schema, the blueprint and the machine.
-        let engine = in_process::start(folder, ROOMY).await?;
-        let lease = in_process::acquire(&engine).await?;
-        in_process::release(&engine, &lease, PATIENCE).await?;
-        engine.stop().await;
+        // The schema.
+        drop(open(folder).await?);
     }
     fill_page(small.path()).await?;
     fill(large.path()).await?;
-    acquire_and_list(table, small.path(), large.path()).await?;
-    claim(table, small.path(), large.path()).await
+    // Before there is an engine, which would claim for itself.
+    claim(table, small.path(), large.path()).await?;
+    acquire_and_list(table, small.path(), large.path()).await
+}
+
+async fn open(folder: &Path) -> Result<Store> {
+    let location = Location { path: in_process::database(folder) };
+    Ok(Store::open(&location, Arc::new(SystemClock)).await?)
 }
 
 async fn acquire_and_list(table: &mut Table, small: &Path, large: &Path) -> Result<()> {
@@ -80,9 +83,7 @@ async fn claim(table: &mut Table, small: &Path, large: &Path) -> Result<()> {
         let ready = "INSERT INTO task (id, subject, state, band, ord, depth, attempt, signal, crashes, failures, last_error) \
                      VALUES ('task_zz', 'lease_01zzzzzzzzzzzzzzzzzzzzzzzz', 'READY', 0, 0, 0, 0, 0, 0, 0, '')";
         sqlx::query(ready).execute(&mut connection).await?;
-        drop(connection);
-        let location = Location { path: in_process::database(folder) };
-        stores.push(Store::open(&location, Arc::new(SystemClock)).await?);
+        stores.push(open(folder).await?);
     }
     let mut claims = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS + WARM_UP {
@@ -95,6 +96,11 @@ async fn claim(table: &mut Table, small: &Path, large: &Path) -> Result<()> {
         }
     }
     line(table, "claim", &claims);
+    drop(stores);
+    for folder in [small, large] {
+        let mut connection = connect(&in_process::database(folder)).await?;
+        sqlx::query("DELETE FROM task WHERE id = 'task_zz'").execute(&mut connection).await?;
+    }
     Ok(())
 }
 
@@ -155,10 +161,10 @@ async fn leases(
     let text = "WITH RECURSIVE n (i, id) AS (SELECT 1, $1 || printf('%023d', 1) UNION ALL SELECT i + 1, $1 || printf('%023d', i + 1) FROM n WHERE i < $2) \
                 INSERT INTO lease (id, resource_type, state, state_reason, state_message, attributes, resource_labels, blueprints, facts, labels, \
                 owner, resource_id, root_id, depth, priority, ord, epoch, ttl, max_ttl, create_time, acquire_time, active_time, expire_time, \
-                end_time, destroy_time, reacquires, version) \
+                end_time, destroy_time, reacquires, cleaned, version) \
                 SELECT 'lease_01' || id, $3, $4, '', '', '{}', '{}', '[]', '{\"path\":\"/srv/leases/' || i || '\"}', '{}', 'bench', \
                 CASE WHEN $4 <> 'PENDING' THEN 'res_01a' || printf('%023d', i % 1000) END, 'lease_01' || id, 0, 0, i, 1, \
-                3600000000, 86400000000, i, i, i, $5, CASE WHEN $4 = 'DESTROYED' THEN $5 END, CASE WHEN $4 = 'DESTROYED' THEN $5 END, 0, 5 FROM n";
+                3600000000, 86400000000, i, i, i, $5, CASE WHEN $4 = 'DESTROYED' THEN $5 END, CASE WHEN $4 = 'DESTROYED' THEN $5 END, 0, $4 = 'DESTROYED', 5 FROM n";
     sqlx::query(text).bind(letter).bind(count).bind(resource_type).bind(state).bind(FAR).execute(connection).await?;
     Ok(())
 }

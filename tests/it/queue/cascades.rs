@@ -50,7 +50,9 @@ async fn siblings_are_built_at_the_same_time_by_four_workers() {
         gate.begun().await;
     }
     // All four stand still at once: no worker waits for another's work.
-    gates.iter().for_each(|gate| gate.open());
+    for gate in &gates {
+        gate.open();
+    }
     bench.reaches(&root, LeaseState::Active).await;
     bench.release(&root).await;
     bench.assert_nothing_left().await;

@@ -22,7 +22,7 @@ use super::asking::settings;
 pub(crate) use super::asking::{admin, ask, folder, user};
 
 /// Nothing in here takes longer, even on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 /// When the tests' clock begins.
 pub(crate) const NOON: i64 = 1_700_000_000_000_000;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -284,34 +284,31 @@ impl Blueprint for TestKind {
 
     async fn prepare(&self, ctx: &Context) -> Step {
         let id = ctx.lease.as_ref().unwrap().id.to_string();
-        match self.act(Phase::Prepare, ctx, &id).await {
-            Some(step) => step,
-            None => {
-                self.world.put(&id);
-                Step::done()
-            }
+        if let Some(step) = self.act(Phase::Prepare, ctx, &id).await {
+            step
+        } else {
+            self.world.put(&id);
+            Step::done()
         }
     }
 
     async fn clean(&self, ctx: &Context) -> Step {
         let id = ctx.lease.as_ref().unwrap().id.to_string();
-        match self.act(Phase::Clean, ctx, &id).await {
-            Some(step) => step,
-            None => {
-                self.world.take_away(&id);
-                Step::done()
-            }
+        if let Some(step) = self.act(Phase::Clean, ctx, &id).await {
+            step
+        } else {
+            self.world.take_away(&id);
+            Step::done()
         }
     }
 
     async fn destroy(&self, ctx: &Context) -> Step {
         let id = ctx.resource.id.as_str();
-        match self.act(Phase::Destroy, ctx, id).await {
-            Some(step) => step,
-            None => {
-                self.world.take_away(id);
-                Step::done()
-            }
+        if let Some(step) = self.act(Phase::Destroy, ctx, id).await {
+            step
+        } else {
+            self.world.take_away(id);
+            Step::done()
         }
     }
 

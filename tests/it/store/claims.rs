@@ -134,17 +134,20 @@ pub(super) async fn a_claim_that_is_handed_back_counts_as_no_crash(ground: Groun
     assert_eq!(ground.task(&claim.task).await.crashes, 0);
 }
 
+/// Parks for a pool that nobody serves.
+fn park_for_a_box(_: &mut drydock::store::Tx) -> futures::future::BoxFuture<'_, drydock::error::Result<(Next, Baton)>> {
+    Box::pin(async { Ok((Next::Park { waits: vec![Wait::Pool("box".to_owned())], until: None }, Baton::Pass)) })
+}
+
 pub(super) async fn the_next_claim_comes_with_the_commit(ground: Ground) {
     let (first, second) = (ground.insert(&lease()).await, ground.insert(&Lease { ord: NOON + 1, ..lease() }).await);
     let claim = ground.claim_of(first.id.clone()).await;
-    fn work(_: &mut drydock::store::Tx) -> futures::future::BoxFuture<'_, drydock::error::Result<(Next, Baton)>> {
-        Box::pin(async { Ok((Next::Park { waits: vec![Wait::Pool("box".to_owned())], until: None }, Baton::Pass)) })
-    }
-    let Committed::Done(Some(next)) = ground.store.commit_step(&claim, Some(Scope::Any), work).await.unwrap() else {
+    let Committed::Done(Some(next)) = ground.store.commit_step(&claim, Some(Scope::Any), park_for_a_box).await.unwrap()
+    else {
         panic!("there is a next task");
     };
     assert_eq!((next.subject.as_str(), next.worker.as_str()), (second.id.as_str(), claim.worker.as_str()));
-    let nothing = ground.store.commit_step(&next, Some(Scope::Any), work).await.unwrap();
+    let nothing = ground.store.commit_step(&next, Some(Scope::Any), park_for_a_box).await.unwrap();
     assert_eq!(nothing, Committed::Done(None));
 }
 

@@ -172,7 +172,7 @@ impl Trace {
 
 /// A quarter of the seeds each, so that they run side by side.
 async fn traces(quarter: u64) {
-    const SEEDS: u64 = 50;
+    const SEEDS: u64 = 15;
     if let Ok(seed) = std::env::var("DRYDOCK_TRACE_SEED") {
         let seed: u64 = seed.parse().unwrap();
         if seed / SEEDS % 4 == quarter {

@@ -101,7 +101,6 @@ impl Trace {
         let of = TYPES[self.rng.usize(..TYPES.len())];
         let phase = [Phase::Build, Phase::Prepare, Phase::Clean, Phase::Destroy][self.rng.usize(..4)];
         let fate = match self.rng.u8(..10) {
-            0..4 => ("fail", Fate::Fail),
             4..6 => ("later", Fate::Later(Duration::from_secs(self.rng.u64(1..100)))),
             6 if matches!(phase, Phase::Build | Phase::Prepare) => ("refuse", Fate::Refuse),
             7 => ("panic", Fate::Panic),
