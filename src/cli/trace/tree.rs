@@ -428,8 +428,8 @@ mod tests {
     #[test]
     fn what_never_became_ready_is_shown_too() {
         let (mut story, _) = story();
-        for late in ["lease_l", "lease_m"] {
-            story.take(&event(13, "lease.created", &[late], &[("parent", "res_r"), ("name", late)]));
+        for (at, late) in [(13, "lease_l"), (14, "lease_m")] {
+            story.take(&event(at, "lease.created", &[late], &[("parent", "res_r"), ("name", late)]));
         }
         assert!(story.render(Paint::for_stderr()).contains("└─ lease_m"));
         let waiting = v1::Lease { id: "lease_w".to_owned(), resource_type: "host".to_owned(), ..v1::Lease::default() };
