@@ -364,32 +364,31 @@ impl Engine {
         if !self.store.all_blueprints().await?.is_empty() {
             return Ok(());
         }
+        let mut stock = Vec::new();
         for name in STOCK {
             // This machine serves every owner: there is only one of it.
             let limits = Limits { shared: name == "local-host", ..Limits::default() };
-            let draft = BlueprintDraft {
-                name: name.to_owned(),
-                kind: name.to_owned(),
-                config: json!({}),
-                labels: StringMap::new(),
-                limits,
-            };
-            let blueprint = self.checked(draft).await?;
-            self.store
-                .write(move |tx| {
-                    let blueprint = blueprint.clone();
-                    Box::pin(async move {
-                        if tx.insert_blueprint(&blueprint).await? {
-                            tx.event(
-                                Told::by_drydock("blueprint.created", "made on first start").of_blueprint(&blueprint),
-                            )
-                            .await?;
-                        }
-                        Ok(())
-                    })
-                })
-                .await?;
+            let (name, kind) = (name.to_owned(), name.to_owned());
+            stock.push(
+                self.checked(BlueprintDraft { name, kind, config: json!({}), labels: StringMap::new(), limits })
+                    .await?,
+            );
         }
+        // All in one commit: a first start that is cut short is a first start again.
+        self.store
+            .write(move |tx| {
+                let stock = stock.clone();
+                Box::pin(async move {
+                    for blueprint in &stock {
+                        if tx.insert_blueprint(blueprint).await? {
+                            let told = Told::by_drydock("blueprint.created", "made on first start");
+                            tx.event(told.of_blueprint(blueprint)).await?;
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .await?;
         Ok(())
     }
 }
