@@ -22,7 +22,7 @@ fn wanted(number: usize) -> AcquireLeaseRequest {
     };
     AcquireLeaseRequest {
         resource_type: of.to_owned(),
-        attributes: attributes.map(|(key, value)| (key.to_owned(), value.to_owned())).into_iter().collect(),
+        attributes: attributes.into_iter().collect(),
         request_id: format!("caller-{number}"),
         ..AcquireLeaseRequest::default()
     }
