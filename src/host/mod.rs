@@ -204,6 +204,10 @@ pub trait Host: Send + Sync {
     /// Whether nothing listens on this TCP port of `address` now.
     async fn port_is_free(&self, port: u16) -> bool;
 
+    /// Whether a server on that machine answers HTTP at this address and port; where that cannot be seen from here, whether
+    /// it listens.
+    async fn answers(&self, address: &str, port: u16) -> bool;
+
     /// The files under a root, for the filesystem interface.
     ///
     /// # Errors
@@ -214,4 +218,5 @@ pub trait Host: Send + Sync {
 pub mod files;
 pub mod local;
 pub mod run;
+pub mod ssh;
 pub mod turns;

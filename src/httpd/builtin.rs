@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Httpd, Report, Seat, Stage, StartError, Status, probe};
+use super::{Httpd, Report, Seat, Stage, StartError, Status};
 use crate::error::{Error, Reason, Result};
 use crate::host::Command;
 
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(10);
 impl Httpd for Builtin {
     async fn status(&self, seat: &Seat) -> Result<Status> {
         let pid = running_pid(seat).await?;
-        let running = pid.is_some() && probe::answers(&seat.site.address, seat.site.port).await;
+        let running = pid.is_some() && seat.host.answers(&seat.site.address, seat.site.port).await;
         Ok(Status {
             driver: Self::NAME,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,7 +56,7 @@ impl Httpd for Builtin {
             tell(report, "start", format!("pid {pid}"));
             wait_for_answer(seat, pid).await?;
         }
-        if !probe::answers(&seat.site.address, seat.site.port).await {
+        if !seat.host.answers(&seat.site.address, seat.site.port).await {
             let why = format!("the server on port {} runs and does not answer; restart it", seat.site.port);
             return Err(Error::new(Reason::CommandFailed, why).into());
         }
@@ -132,7 +132,7 @@ async fn wait_for_answer(seat: &Seat, pid: i64) -> Result<(), StartError> {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
-        if running_pid(seat).await?.is_some() && probe::answers(&seat.site.address, seat.site.port).await {
+        if running_pid(seat).await?.is_some() && seat.host.answers(&seat.site.address, seat.site.port).await {
             return Ok(());
         }
         let died = !seat.host.is_running(pid, &seat.site.owner).await;

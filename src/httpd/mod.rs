@@ -5,7 +5,6 @@
 //! restart: without `site.json` nothing is started.
 
 mod builtin;
-mod probe;
 pub mod serve;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 mod files;
 mod folder;
+mod probe;
 mod process_table;
 mod program;
 mod spawn;
@@ -177,6 +178,10 @@ impl Host for LocalHost {
 
     async fn port_is_free(&self, port: u16) -> bool {
         TcpListener::bind((ADDRESS, port)).is_ok()
+    }
+
+    async fn answers(&self, address: &str, port: u16) -> bool {
+        probe::answers(address, port).await
     }
 
     async fn files(&self, root: &Path) -> Result<Arc<dyn Files>> {

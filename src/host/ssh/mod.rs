@@ -1,0 +1,7 @@
+//! Machines that are reached over ssh.
+//!
+//! `link` is how channels are opened to a machine (a pool of OpenSSH masters behind it), `files` holds the files over sftp,
+//! and what runs there runs under a small POSIX shell wrapper, for which the machine needs nothing but `sh`.
+
+pub mod link;
+pub mod target;
