@@ -23,7 +23,12 @@ use crate::queue::kit::{PATIENCE, eventually};
 
 /// A data folder and the daemon on it, when one runs.
 pub(super) struct Daemon {
+    /// As it is seen from here.
     pub(super) data: PathBuf,
+    /// As it was said to the daemon.
+    folder: PathBuf,
+    /// Of the file system that it has for itself, when it has one.
+    disk: Option<u64>,
     child: Option<Child>,
 }
 
@@ -33,12 +38,30 @@ pub(super) fn seconds(seconds: u64) -> Option<prost_types::Duration> {
 
 impl Daemon {
     pub(super) fn on(data: &Path) -> Self {
-        Self { data: data.to_owned(), child: None }
+        Self { data: data.to_owned(), folder: data.to_owned(), disk: None, child: None }
+    }
+
+    /// Starts one whose data folder is a file system of its own of so many bytes, which nobody else mounts. It has one
+    /// life: what is on that disk goes with it.
+    pub(super) async fn on_small_disk(data: &Path, bytes: u64) -> Self {
+        let mut daemon = Self { data: data.to_owned(), folder: data.to_owned(), disk: Some(bytes), child: None };
+        assert!(daemon.start(None).await);
+        let pid = daemon.child.as_ref().and_then(Child::id).expect("it runs");
+        daemon.data = Path::new("/proc").join(pid.to_string()).join("root").join(data.strip_prefix("/").unwrap());
+        daemon
     }
 
     /// Starts it; `false` when it was dead before it was ready.
     pub(super) async fn start(&mut self, fail_at: Option<&str>) -> bool {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
+        let binary = env!("CARGO_BIN_EXE_drydock");
+        let mut command = Command::new(if self.disk.is_some() { "unshare" } else { binary });
+        if let Some(bytes) = self.disk {
+            // Who is not root may do so as the root of a user namespace.
+            command.args(if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["-r", "--mount"] });
+            let script = "mount -t tmpfs -o size=$1,mode=0700 drydock \"$2\" && shift 2 && exec \"$@\"";
+            std::fs::create_dir_all(&self.data).unwrap();
+            command.args(["sh", "-c", script, "sh", &bytes.to_string()]).arg(&self.data).arg(binary);
+        }
         command.args(["up", "--workers", "2", "--data-dir"]).arg(&self.data);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.data);
         command.arg("--socket").arg(self.socket()).env("DRYDOCK_LOG", "error");
@@ -131,6 +154,19 @@ impl Daemon {
         Ok(self.leases().await?.release_lease(request).await?.into_inner().lease.unwrap())
     }
 
+    /// What it has written. SQLite cannot open a file by way of another process's root, so there it is a copy.
+    fn database(&self) -> PathBuf {
+        if self.disk.is_none() {
+            return self.data.join("drydock.db");
+        }
+        // Seen from outside, the folder that the disk is mounted on is empty.
+        let copy = &self.folder;
+        for name in ["drydock.db", "drydock.db-wal"] {
+            std::fs::copy(self.data.join(name), copy.join(name)).unwrap();
+        }
+        copy.join("drydock.db")
+    }
+
     /// Only the machine itself is left: no other resource, folder, process, port or slot.
     pub(super) async fn assert_nothing_left(&self, ports: &BTreeSet<u16>) {
         let hosts = eventually("all resources but the host are gone", async || self.only_hosts().await.unwrap()).await;
@@ -142,13 +178,14 @@ impl Daemon {
         for port in ports {
             assert!(TcpStream::connect(("127.0.0.1", *port)).await.is_err(), "someone listens on {port}");
         }
-        let mut reader = reader(&self.data.join("drydock.db")).await;
+        let database = self.database();
+        let mut reader = reader(&database).await;
         let slots = sqlx::query("SELECT scope, holder FROM slot").fetch_all(&mut reader).await.unwrap();
         for slot in slots {
             let (scope, holder): (String, String) = (slot.get("scope"), slot.get("holder"));
             assert!(scope.starts_with("bp_") && hosts.contains(&holder), "{scope} is held by {holder}");
         }
-        assert_hold(&self.data.join("drydock.db")).await;
+        assert_hold(&database).await;
         let own = self.child.as_ref().and_then(Child::id).expect("it runs");
         eventually("no process is left", async || strays(&self.data, own).is_empty().then_some(())).await;
     }

@@ -1,5 +1,7 @@
-//! The real daemon, killed: at every commit, and at any time under load. Then it is started again, and goes on.
+//! The real daemon, killed: at every commit, and at any time under load. Then it is started again, and goes on. And
+//! with a disk that is full.
 
 mod boundaries;
 mod daemon;
+mod full_disk;
 mod load;
