@@ -235,7 +235,7 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
     if only_sick {
         return Waiting {
             reason: "NO_HEALTHY_RESOURCE".to_owned(),
-            message: format!("{}: {}", sick[0].resource_id, sick[0].message),
+            message: format!("a {} of {}: {}", lease.spec.resource_type, sick[0].blueprint_name, sick[0].message),
             blocked_by: sick.iter().map(|verdict| verdict.resource_id.clone()).collect(),
         };
     }

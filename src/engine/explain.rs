@@ -1,8 +1,11 @@
 //! Why a lease waits, or what would happen to a request: the allocator's own plan, printed.
 
+use std::collections::HashSet;
+
 use super::{Acquire, Caller, Engine};
 use crate::allocator::{self, Decision, Plan, Verdict};
 use crate::error::{Reason, Result};
+use crate::model::id::{LeaseId, ResourceId};
 use crate::model::{Lease, LeaseState, Waiting};
 
 /// What to explain.
@@ -49,7 +52,10 @@ impl Engine {
             return Ok(Explanation { waiting: lease.waiting, ..Explanation::default() });
         }
         let view = self.store.pool_view(&lease).await?;
-        let decision = allocator::plan(&lease, &view, &self.rules());
+        let mut decision = allocator::plan(&lease, &view, &self.rules());
+        if !caller.admin {
+            self.narrow(caller, &mut decision).await?;
+        }
         let queues = matches!(decision.plan, Plan::Park);
         let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
         let never_reason = match decision.plan {
@@ -57,7 +63,7 @@ impl Engine {
             _ => String::new(),
         };
         Ok(Explanation {
-            remedies: remedies(&lease, &decision),
+            remedies: remedies(caller, &lease, &decision),
             waiting: decision.waiting,
             queue_position: position,
             verdicts: decision.verdicts,
@@ -66,7 +72,39 @@ impl Engine {
     }
 }
 
-fn remedies(lease: &Lease, decision: &Decision) -> Vec<String> {
+impl Engine {
+    /// What others hold is not named to who is no admin: their leases and resources stay as numbers in the messages.
+    async fn narrow(&self, caller: &Caller, decision: &mut Decision) -> Result<()> {
+        let ids = decision.verdicts.iter().flat_map(|verdict| verdict.blocked_by.iter().chain([&verdict.resource_id]));
+        let ids = ids.chain(decision.waiting.iter().flat_map(|waiting| &waiting.blocked_by));
+        let mut seen = HashSet::new();
+        for id in ids.collect::<HashSet<_>>() {
+            let own = match (LeaseId::parse(id), ResourceId::parse(id)) {
+                (Some(holder), _) => self.store.find_lease(&holder).await?.is_some_and(|it| caller.sees(&it.owner)),
+                (None, Some(of)) => {
+                    let sees = |it: crate::model::Resource| caller.sees(&it.owner);
+                    self.store.find_resource(&of).await?.is_some_and(sees)
+                }
+                (None, None) => true,
+            };
+            if own {
+                seen.insert(id.clone());
+            }
+        }
+        for verdict in &mut decision.verdicts {
+            verdict.blocked_by.retain(|id| seen.contains(id));
+            if !seen.contains(&verdict.resource_id) {
+                verdict.resource_id.clear();
+            }
+        }
+        if let Some(waiting) = &mut decision.waiting {
+            waiting.blocked_by.retain(|id| seen.contains(id));
+        }
+        Ok(())
+    }
+}
+
+fn remedies(caller: &Caller, lease: &Lease, decision: &Decision) -> Vec<String> {
     let mut remedies = Vec::new();
     let mut say = |line: String| {
         if !remedies.contains(&line) {
@@ -78,6 +116,12 @@ fn remedies(lease: &Lease, decision: &Decision) -> Vec<String> {
     }
     for verdict in &decision.verdicts {
         let name = &verdict.blueprint_name;
+        // What only an admin can do is no remedy for the others.
+        let for_admins = matches!(verdict.reason, "DISABLED" | "DRAINING" | "UNHEALTHY" | "OTHER_OWNER")
+            || (verdict.reason == "LIMIT_REACHED" && verdict.resource_id.is_empty());
+        if for_admins && !caller.admin {
+            continue;
+        }
         match verdict.reason {
             "LIMIT_REACHED" if verdict.resource_id.is_empty() => {
                 say(format!("raise limits.max_resources of the blueprint {name} ({})", verdict.message));

@@ -8,7 +8,7 @@ use drydock::error::Reason;
 use drydock::model::LeaseState;
 
 use super::invariants;
-use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
+use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
 
 /// A stock of one that stays: it is built once and then leased in turn.
 pub(super) fn lasting(world: &Arc<World>, name: &'static str, resources: i64, leases: i64) -> TestKind {
@@ -26,6 +26,26 @@ pub(super) async fn take_down(bench: &Bench, of: &str) {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_explanation_names_what_the_caller_may_see() {
+    let world = Arc::new(World::default());
+    let kind = TestKind::new(&world, "box").limit(1).limits(|limits| limits.shared = true);
+    let bench = Bench::start(2, Arc::clone(&world), vec![kind]).await;
+    let theirs = bench.queue_as(&user("alice"), ask("box")).await.unwrap();
+    bench.reaches(&theirs, LeaseState::Active).await;
+    let mine = bench.queue_as(&user("bob"), ask("box")).await.unwrap();
+    bench.idle().await;
+    let subject = ExplainSubject::Lease(mine.to_string());
+    let told = bench.engine().explain_lease(&user("bob"), subject.clone()).await.unwrap();
+    let holder = bench.resources("box").await.remove(0).id;
+    let text = format!("{told:?}");
+    assert!(!text.contains(theirs.as_str()) && !text.contains(holder.as_str()), "{text}");
+    assert_eq!((told.queue_position, told.remedies.len()), (Some(1), 0), "{text}");
+    assert!(text.contains("LIMIT_REACHED") && text.contains("1 of 1 resources built"), "{text}");
+    let told = format!("{:?}", bench.engine().explain_lease(&admin(), subject).await.unwrap());
+    assert!(told.contains(theirs.as_str()) && told.contains(holder.as_str()), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
