@@ -200,6 +200,9 @@ fn parse(list: &str) -> Result<Vec<Address>> {
 
 /// The sockets where a daemon of this user listens, likeliest first.
 fn sockets(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    if let Some(socket) = env("DRYDOCK_SOCKET").filter(|path| !path.is_empty()) {
+        return vec![PathBuf::from(socket)];
+    }
     let mut places = Vec::new();
     let explicit = env("DRYDOCK_DATA_DIR").filter(|folder| !folder.is_empty());
     if explicit.is_none()
@@ -283,5 +286,7 @@ mod tests {
         assert_eq!(sockets(&full), expected.map(PathBuf::from));
         let explicit = |name: &str| if name == "DRYDOCK_DATA_DIR" { Some("/d".to_owned()) } else { full(name) };
         assert_eq!(sockets(&explicit), [PathBuf::from("/d/drydock.sock")]);
+        let said = |name: &str| if name == "DRYDOCK_SOCKET" { Some("/s/own.sock".to_owned()) } else { explicit(name) };
+        assert_eq!(sockets(&said), [PathBuf::from("/s/own.sock")]);
     }
 }

@@ -49,7 +49,7 @@ impl Which {
     fn filter(&self) -> Result<String> {
         let Some(lease) = &self.lease else { return Ok(self.filter.clone()) };
         let root = format!("root_lease_id = \"{}\"", words::lease(lease)?);
-        Ok(if self.filter.is_empty() { root } else { format!("{root} AND ({})", self.filter) })
+        Ok(if self.filter.is_empty() { root } else { format!("({}) AND {root}", self.filter) })
     }
 }
 

@@ -158,7 +158,8 @@ pub fn code(reason: &str) -> Option<u8> {
 fn code_of_status(code: Code) -> u8 {
     match code {
         Code::InvalidArgument => USAGE,
-        Code::Unavailable => UNAVAILABLE,
+        // Without a reason of the daemon: the link broke before the answer came.
+        Code::Unavailable | Code::Unknown => UNAVAILABLE,
         Code::ResourceExhausted | Code::DeadlineExceeded => TRY_AGAIN,
         Code::PermissionDenied | Code::Unauthenticated => PERMISSION,
         _ => FAILURE,
@@ -246,6 +247,8 @@ mod tests {
         let failure = Failure::from(Status::unavailable("connection reset"));
         assert_eq!((failure.code, failure.to_string().as_str()), (69, "UNAVAILABLE connection reset"));
         assert_eq!(Failure::from(Status::unauthenticated("")).code, 77);
+        let broken = Failure::from(Status::unknown("h2 protocol error"));
+        assert_eq!((broken.code, broken.reason.as_str()), (69, "OUTCOME_UNKNOWN"));
     }
 
     #[test]

@@ -239,7 +239,7 @@ async fn list(globals: &Globals, args: ListArgs) -> Result<u8> {
     let filter = match (args.all, args.filter.as_str()) {
         (true, filter) => filter.to_owned(),
         (false, "") => live.to_owned(),
-        (false, filter) => format!("{live} AND ({filter})"),
+        (false, filter) => format!("({filter}) AND {live}"),
     };
     let daemon = globals.connect().await?;
     let mut all = v1::ListLeasesResponse::default();
@@ -322,7 +322,8 @@ async fn explain(globals: &Globals, subject: &str, details: &Details) -> Result<
     for (place, remedy) in answer.remedies.iter().enumerate() {
         let _ = writeln!(text, "{}- {remedy}", if place == 0 { "\nwhat would help:\n" } else { "" });
     }
-    output::print(if text.is_empty() { "nothing stands in its way" } else { &text })?;
+    let text = text.trim_start_matches('\n');
+    output::print(if text.is_empty() { "nothing stands in its way" } else { text })?;
     Ok(OK)
 }
 
@@ -363,7 +364,9 @@ async fn release(globals: &Globals, args: Release) -> Result<u8> {
 
 async fn release_matching(daemon: &Daemon, args: &Release) -> Result<Vec<String>> {
     let labels = args.label.iter().map(|(key, value)| format!("labels.{key} = {}", quote(value)));
-    let terms: Vec<_> = labels.chain(args.filter.iter().map(|filter| format!("({filter})"))).collect();
+    // Alone it goes as it is, so that an error in it tells the column that the caller counts.
+    let of = |filter: &String| if args.label.is_empty() { filter.clone() } else { format!("({filter})") };
+    let terms: Vec<_> = labels.chain(args.filter.iter().map(of)).collect();
     let request = v1::ReleaseLeasesRequest {
         filter: terms.join(" AND "),
         comment: args.comment.clone(),

@@ -190,7 +190,12 @@ async fn run(cli: Cli) -> Result<u8> {
             Ok(exit::OK)
         }
         Command::Version => {
-            output::print(concat!("drydock ", env!("CARGO_PKG_VERSION")))?;
+            let version = env!("CARGO_PKG_VERSION");
+            output::print(&match globals.output {
+                output::Format::Table => format!("drydock {version}"),
+                output::Format::Name => version.to_owned(),
+                output::Format::Json | output::Format::Jsonl => serde_json::json!({"version": version}).to_string(),
+            })?;
             Ok(exit::OK)
         }
     }

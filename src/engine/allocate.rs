@@ -141,7 +141,7 @@ impl Allocation {
         self.grant(tx, lease, resource, place, blueprint).await?;
         tx.put_lease(before, lease).await?;
         let kind = if lease.state == LeaseState::Active { "lease.activated" } else { "lease.acquired" };
-        let message = format!("got place {place} of {} on {}", resource.lease_limit, resource.id);
+        let message = format!("got place {} of {} on {}", place + 1, resource.lease_limit, resource.id);
         let told = Told::by_drydock(kind, message);
         tx.event(
             told.of_lease(lease, &[("worker", self.worker.clone()), ("blueprint", resource.blueprint_id.to_string())]),

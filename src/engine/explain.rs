@@ -82,8 +82,8 @@ impl Engine {
             let own = match (LeaseId::parse(id), ResourceId::parse(id)) {
                 (Some(holder), _) => self.store.find_lease(&holder).await?.is_some_and(|it| caller.sees(&it.owner)),
                 (None, Some(of)) => {
-                    let sees = |it: crate::model::Resource| caller.sees(&it.owner);
-                    self.store.find_resource(&of).await?.is_some_and(sees)
+                    let owned = |it: crate::model::Resource| caller.sees(&it.owner);
+                    self.store.find_resource(&of).await?.is_some_and(owned)
                 }
                 (None, None) => true,
             };

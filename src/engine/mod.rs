@@ -229,7 +229,7 @@ impl Engine {
             state => Err(Error::new(
                 Reason::LeaseNotActive,
                 format!(
-                    "the lease {id} is {}{}; interfaces need an ACTIVE lease",
+                    "the lease {id} is {}{}; this needs an ACTIVE lease",
                     state.as_str(),
                     if lease.state_reason.is_empty() { String::new() } else { format!(" ({})", lease.state_reason) }
                 ),

@@ -35,7 +35,7 @@ impl Store {
         let escaped = path.replace('%', "%25").replace('?', "%3F").replace('#', "%23");
         let options = AnyConnectOptions::from_str(&format!("sqlite://{escaped}?mode=rwc")).map_err(failed)?;
         let mut connection = options.connect().await.map_err(failed)?;
-        sqlx::raw_sql(WRITER).execute(&mut connection).await.map_err(failed)?;
+        sqlx::raw_sql(WRITER).execute(&mut connection).await.map_err(|error| damaged(path, error))?;
         migrate(&mut connection, path).await?;
 
         let readers = AnyPoolOptions::new()
@@ -54,6 +54,17 @@ impl Store {
         let writer = writer::start(connection, clock.clone(), news.clone());
         Ok(Self { inner: Arc::new(Inner { readers, writer, news, clock, statements: AtomicU64::new(0), _lock: lock }) })
     }
+}
+
+/// The first look into the file: what is no database, or a broken one, does not get better by trying again.
+fn damaged(path: &str, error: sqlx::Error) -> Error {
+    // SQLITE_CORRUPT and SQLITE_NOTADB.
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    if matches!(code.as_deref(), Some("11" | "26")) {
+        let why = format!("{path} is damaged or no database; move it away, or choose another data folder");
+        return Error::invalid(why).because(error);
+    }
+    failed(error)
 }
 
 /// One daemon per file: the lock goes with the process, however it dies.

@@ -57,7 +57,8 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     std::fs::write(&path, "this is no database, and long enough to be seen as none. ".repeat(40)).unwrap();
     let before = std::fs::read(&path).unwrap();
     let refused = Store::open(&Location { path: path.clone() }, ManualClock::at(NOON)).await.err().unwrap();
-    assert_eq!(refused.reason, Reason::StoreUnavailable);
+    assert_eq!(refused.reason, Reason::InvalidArgument);
+    assert!(refused.message.contains("no database"), "{refused}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
