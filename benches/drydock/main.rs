@@ -3,6 +3,7 @@
 //! Prints a line for each bound: what was measured, and whether it holds. Ends with 1, naming them, when some do not.
 //! The two sides of a ratio are measured in turn, so that what else the machine does hits both.
 
+mod cancel;
 mod cascade;
 mod daemon;
 mod exec;
@@ -27,12 +28,13 @@ use table::Table;
 /// A part of the table.
 type Part = for<'t> fn(&'t mut Table) -> LocalBoxFuture<'t, Result<()>>;
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("warm_acquire", |table| Box::pin(warm_acquire::measure(table))),
     ("throughput", |table| Box::pin(throughput::measure(table))),
     ("cascade", |table| Box::pin(cascade::measure(table))),
     ("release_grant", |table| Box::pin(release_grant::measure(table))),
     ("exec", |table| Box::pin(exec::measure(table))),
+    ("cancel", |table| Box::pin(cancel::measure(table))),
     ("stdout", |table| Box::pin(stdout::measure(table))),
     ("idle", |table| Box::pin(idle::measure(table))),
     ("scale", |table| Box::pin(scale::measure(table))),

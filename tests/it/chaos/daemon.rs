@@ -154,7 +154,7 @@ impl Daemon {
         Ok(self.leases().await?.release_lease(request).await?.into_inner().lease.unwrap())
     }
 
-    /// What it has written. SQLite cannot open a file by way of another process's root, so there it is a copy.
+    /// What it has written. `SQLite` cannot open a file by way of another process's root, so there it is a copy.
     fn database(&self) -> PathBuf {
         if self.disk.is_none() {
             return self.data.join("drydock.db");

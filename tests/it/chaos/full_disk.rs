@@ -50,7 +50,7 @@ async fn a_full_disk_is_told_and_leaves_nothing_half_done() {
     assert_eq!(reason(&refusal), "NO_SPACE", "{refusal}");
     assert!(refusal.message().contains("free some space"), "{refusal}");
     // Who only reads is served.
-    let request = GetLeaseRequest { lease_id: first.id.clone(), ..GetLeaseRequest::default() };
+    let request = GetLeaseRequest { lease_id: first.id.clone() };
     let same = daemon.leases().await.unwrap().get_lease(request).await.unwrap().into_inner().lease.unwrap();
     assert_eq!(same.state(), lease::State::Active);
 
