@@ -66,9 +66,20 @@ impl Up {
     fn apply(&self, document: &str) -> Result<()> {
         let path: PathBuf = self.folder().join("document.yaml");
         std::fs::write(&path, document)?;
-        let output = program(self.folder()).args(["blueprint", "apply", "-f"]).arg(&path).output()?;
-        ensure!(output.status.success(), "apply: {}", String::from_utf8_lossy(&output.stderr));
+        self.run(&["blueprint", "apply", "-f", path.to_str().context("an odd folder")?])
+    }
+
+    /// Runs the command line against it.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<()> {
+        let output = program(self.folder()).args(words).output()?;
+        ensure!(output.status.success(), "drydock {words:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
+    }
+
+    /// Ends it, with no chance to say good-bye.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     fn proc(&self, file: &str) -> Result<String> {
@@ -98,8 +109,7 @@ impl Up {
 
 impl Drop for Up {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 

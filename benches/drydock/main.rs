@@ -14,6 +14,7 @@ mod raw;
 mod relay;
 mod release_grant;
 mod scale;
+mod ssh;
 mod stdout;
 mod table;
 mod throughput;
@@ -28,7 +29,7 @@ use table::Table;
 /// A part of the table.
 type Part = for<'t> fn(&'t mut Table) -> LocalBoxFuture<'t, Result<()>>;
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 12] = [
     ("warm_acquire", |table| Box::pin(warm_acquire::measure(table))),
     ("throughput", |table| Box::pin(throughput::measure(table))),
     ("cascade", |table| Box::pin(cascade::measure(table))),
@@ -36,6 +37,9 @@ const PARTS: [(&str, Part); 9] = [
     ("exec", |table| Box::pin(exec::measure(table))),
     ("cancel", |table| Box::pin(cancel::measure(table))),
     ("stdout", |table| Box::pin(stdout::measure(table))),
+    ("ssh_exec", |table| Box::pin(ssh::exec(table))),
+    ("ssh_bulk", |table| Box::pin(ssh::bulk(table))),
+    ("ssh_faults", |table| Box::pin(ssh::faults(table))),
     ("idle", |table| Box::pin(idle::measure(table))),
     ("scale", |table| Box::pin(scale::measure(table))),
 ];

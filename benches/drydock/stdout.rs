@@ -144,13 +144,13 @@ impl Drop for Unready {
 }
 
 /// Looks at a process's memory every few milliseconds.
-struct Watch {
+pub(crate) struct Watch {
     most: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Watch {
-    fn start(pid: u32) -> Self {
+    pub(crate) fn start(pid: u32) -> Self {
         let most = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&most);
         let task = tokio::spawn(async move {
@@ -166,7 +166,7 @@ impl Watch {
     }
 
     /// The most that was seen, in bytes.
-    fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.task.abort();
         self.most.load(Ordering::Relaxed)
     }
