@@ -30,8 +30,8 @@ const RELOAD_LIMIT: Duration = Duration::from_secs(15);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
-/// Words: the pid file, the server's pid file, the server's command line. `exit` above 128 is a death by a signal, and
-/// then workers are left, which are in the same group.
+/// Words: the pid file, the server's pid file, the server's command line. A code above 128 is a death by a signal, and
+/// then workers are left: nginx's in our group, apache's in one of its own.
 const SERVE: &str = r#"
 pid=$1; rm -f "$2"; shift 2
 caught=; server=
@@ -48,7 +48,10 @@ while :; do
   [ -n "$caught" ] || break
 done
 rm -f "$pid"
-[ "$code" -le 128 ] || kill -s KILL -- "-$$" 2>/dev/null
+if [ "$code" -gt 128 ]; then
+  kill -s KILL -- "-$server"
+  kill -s KILL -- "-$$"
+fi 2>/dev/null
 exit "$code"
 "#;
 

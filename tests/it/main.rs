@@ -17,3 +17,4 @@ mod rpc;
 mod store;
 mod tidy;
 mod traces;
+mod web_servers;

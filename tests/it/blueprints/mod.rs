@@ -3,6 +3,8 @@
 mod composites;
 mod documents;
 mod places;
+pub(crate) mod servers;
+mod sites;
 mod webroots;
 mod working_copies;
 mod yard;
