@@ -27,9 +27,9 @@ impl Draft {
         let tried = self.attempt(seat, test).await;
         match tried {
             Ok(words) => {
-                let text = serde_json::to_string(&self.0)
+                let good = serde_json::to_string(&self.0)
                     .map_err(|error| Error::internal("the configuration cannot be written down", error))?;
-                seat.host.write_text(&seat.folder.join(GOOD), &text).await?;
+                seat.host.write_text(&seat.folder.join(GOOD), &good).await?;
                 tell(report, "config-test", words);
                 Ok(())
             }

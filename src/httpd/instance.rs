@@ -40,7 +40,7 @@ trap : HUP
 "$@" </dev/null &
 server=$!
 [ -z "$caught" ] || kill -s TERM "$server" 2>/dev/null
-echo "$$" >"$pid.new" && mv -f "$pid.new" "$pid"
+printf %s "$$" >"$pid.new" && mv -f "$pid.new" "$pid"
 while :; do
   caught=
   wait "$server"

@@ -4,6 +4,7 @@
 //! interface call needs nothing but the webroot's place, and whoever takes the webroot down cannot be overtaken by a
 //! restart: without `site.json` nothing is started.
 
+mod address;
 mod apache2;
 mod builtin;
 mod draft;
@@ -14,7 +15,6 @@ mod nginx;
 pub mod serve;
 mod shared;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
@@ -42,7 +42,7 @@ const DRIVERS: [(&str, &dyn Httpd, Option<&dyn Server>); 3] = [
 static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
 
 /// A site, as written down in its folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// `builtin`, `nginx`, `apache2`.
     pub driver: String,
@@ -67,26 +67,6 @@ pub struct Site {
     /// A site of the host's own server; else it has one of its own.
     #[serde(default)]
     pub shared: Option<Shared>,
-}
-
-impl Site {
-    /// For example `127.0.0.1:8081`.
-    #[must_use]
-    pub fn listens_on(&self) -> String {
-        match self.address.parse() {
-            Ok(ip) => SocketAddr::new(ip, self.port).to_string(),
-            Err(_) => format!("{}:{}", self.address, self.port),
-        }
-    }
-
-    /// Where it is asked from the host itself.
-    fn own_address(&self) -> String {
-        match self.address.parse() {
-            Ok(IpAddr::V4(ip)) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.to_string(),
-            Ok(IpAddr::V6(ip)) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.to_string(),
-            _ => self.address.clone(),
-        }
-    }
 }
 
 /// What runs.
@@ -247,31 +227,6 @@ impl Seat {
         self.driver()?.status(self).await
     }
 
-    /// The absolute URI of a path; what a URI cannot hold is escaped.
-    #[must_use]
-    pub fn uri(&self, path: &str) -> String {
-        let path = path.strip_prefix('/').unwrap_or(path);
-        let path = percent_encoding::utf8_percent_encode(path, ESCAPED);
-        let host = match self.reached_at().parse() {
-            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
-            _ => self.reached_at().to_owned(),
-        };
-        format!("http://{host}:{}/{path}", self.site.port)
-    }
-
-    /// The address under which it is reached: the one it listens on, or the host's when it listens on all.
-    #[must_use]
-    pub fn reached_at(&self) -> &str {
-        let is_all = self.site.address.parse().is_ok_and(|address: IpAddr| address.is_unspecified());
-        if is_all { self.host.address() } else { &self.site.address }
-    }
-
-    /// Whether only the leased host itself reaches it.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        self.site.address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-    }
-
     /// Whether it answers now.
     async fn answers(&self) -> bool {
         self.host.answers(&self.site.own_address(), self.site.port).await
@@ -340,24 +295,3 @@ pub fn folder_of(root: &Path) -> PathBuf {
     name.push(".httpd");
     root.with_file_name(name)
 }
-
-/// All but what a path may hold as it is; `?`, `#` and `%` of a file's name must not be read as more than that.
-const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b':')
-    .remove(b'@');

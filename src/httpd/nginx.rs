@@ -1,5 +1,6 @@
 //! Driver `nginx`.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::found::Found;
@@ -59,7 +60,7 @@ impl Server for Nginx {
         ] {
             let is_there = module.is_none_or(|module| !found.about.contains(&format!("--without-{module}_module")));
             if is_there {
-                temporary += &format!("    {word}_temp_path {};\n", in_folder(&format!("{word}-temp"))?);
+                let _ = writeln!(temporary, "    {word}_temp_path {};", in_folder(&format!("{word}-temp"))?);
             }
         }
         let site = self.site(seat, &seat.folder.join(EXTRA))?;

