@@ -27,24 +27,23 @@ impl Own {
         let path = folder.path().to_str().unwrap();
         std::fs::create_dir(folder.path().join("sites")).unwrap();
         let is_root = rustix::process::getuid().is_root();
-        let text = match server {
-            "nginx" => format!(
+        let text = if server == "nginx" {
+            format!(
                 "{}pid {path}/pid; error_log {path}/log; daemon off; events {{}} http {{ access_log off; \
                  client_body_temp_path {path}/t1; proxy_temp_path {path}/t2; fastcgi_temp_path {path}/t3; \
                  uwsgi_temp_path {path}/t4; scgi_temp_path {path}/t5; include {path}/sites/*; }}",
                 if is_root { "user root;" } else { "" }
-            ),
-            _ => {
-                let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-                let load = ["authz_core", "alias", "dir", "mime", "mpm_event"]
-                    .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"));
-                format!(
-                    "ServerRoot {path}\nDefaultRuntimeDir {path}\nPidFile {path}/pid\nErrorLog {path}/log\n\
+            )
+        } else {
+            let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+            let load = ["authz_core", "alias", "dir", "mime", "mpm_event"]
+                .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"));
+            format!(
+                "ServerRoot {path}\nDefaultRuntimeDir {path}\nPidFile {path}/pid\nErrorLog {path}/log\n\
                      ServerName localhost\nListen 127.0.0.1:{port}\n{}TypesConfig /dev/null\n\
                      IncludeOptional {path}/sites/*.conf\n",
-                    load.concat()
-                )
-            }
+                load.concat()
+            )
         };
         std::fs::write(folder.path().join("conf"), text).unwrap();
         let words = words(server, folder.path(), if server == "nginx" { &[] } else { &["-D", "FOREGROUND"] });
