@@ -142,7 +142,7 @@ async fn a_site_is_served_stopped_started_restarted_and_gone() {
             ("/", "evil.example", "421"),
             ("/.git/config", "localhost", "404"),
             ("/docs/..%2f.git/config", "localhost", "404"),
-            ("/docs/", "localhost", "403"),
+            ("/docs/", "localhost", "40"),
             ("/passwd", "localhost", "403"),
             ("/etc/hostname", "localhost", "40"),
             ("/missing", "localhost", "404"),
