@@ -49,11 +49,9 @@ impl Draft {
         if ran.succeeded() {
             return Ok(words);
         }
-        Err(Error::new(
-            Reason::HttpdConfigInvalid,
-            format!("the configuration is not valid, the last good one is kept: {words}"),
-        )
-        .with("stderr_tail", ran.stderr_tail))
+        let kept = if good(seat).await?.is_empty() { "" } else { ", the last good one is kept" };
+        let why = format!("the web server's configuration is not valid{kept}: {words}");
+        Err(Error::new(Reason::HttpdConfigInvalid, why).with("stderr_tail", ran.stderr_tail))
     }
 
     /// Puts the last good one back; files that it does not have go.

@@ -18,10 +18,15 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_by(&[], args)
+    }
+
+    /// With words before the program, which run it.
+    pub(crate) fn start_by(before: &[&str], args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = program(folder.path())
-            .arg("up")
-            .args(args)
+        let mut words = before.iter().copied().chain([env!("CARGO_BIN_EXE_drydock"), "up"]).chain(args.iter().copied());
+        let mut child = as_user(Command::new(words.next().unwrap()), folder.path())
+            .args(words)
             .env("DRYDOCK_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -85,7 +90,10 @@ impl Drop for Up {
 }
 
 fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
+    as_user(Command::new(env!("CARGO_BIN_EXE_drydock")), folder)
+}
+
+fn as_user(mut command: Command, folder: &Path) -> Command {
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -1,7 +1,10 @@
-//! A sandcastle whose page nginx or apache2 serves, by the command line and so over the RPCs.
+//! nginx and apache2 by the command line and so over the RPCs: a sandcastle whose page they serve, and sites of the
+//! host's own servers.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use crate::blueprints::servers::{is_installed, processes};
@@ -67,4 +70,45 @@ fn a_sandcastle_stands_on_either_server() {
         assert!(fetch(&uri).is_err());
         assert_eq!(processes(&folder, &id), [""; 0], "{server}");
     }
+}
+
+/// The machine's own servers, as their packages configure them, in namespaces of mounts and processes.
+#[test]
+fn the_hosts_own_servers_take_sites_in() {
+    if !["nginx", "apache2", "apache2ctl"].into_iter().all(is_installed) {
+        return;
+    }
+    let spaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let may = Command::new("unshare").args(spaces).args(["mount", "--make-rprivate", "/"]).status();
+    if !may.is_ok_and(|status| status.success()) || !rustix::process::getuid().is_root() {
+        let _ = writeln!(std::io::stderr(), "not run: sites of the host's own servers: that needs root and namespaces");
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/host_servers.sh");
+    let up = Up::start_by(&[&["unshare"][..], &spaces, &["sh", script, &port]].concat(), &[]);
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for server in ["nginx", "apache2"] {
+        let blueprint = format!("name: {server}\nkind: webroot\nconfig: {{driver: {server}, mode: site}}\n");
+        std::fs::write(up.folder.path().join("blueprint.yaml"), blueprint).unwrap();
+        up.ok(&["blueprint", "apply", "-f", "blueprint.yaml"]);
+        let lease = up.ok(&["lease", "acquire", "webroot", "--blueprint", server]).trim().to_owned();
+        let facts = up.json(&["lease", "get", &lease])["facts"].clone();
+        let (uri, path) = (facts["uri"].as_str().unwrap(), Path::new(facts["path"].as_str().unwrap()));
+        std::fs::write(path.join("index.html"), server).unwrap();
+        // The workers of Debian's apache2 are www-data.
+        for folder in [up.folder.path(), &up.data(), &up.data().join("resources"), path] {
+            open(folder);
+        }
+        assert!(fetch(uri).unwrap().ends_with(server), "{server}");
+        let restarted = up.json(&["httpd", "restart", &lease]);
+        assert_eq!((restarted["driver"].as_str(), restarted["running"].as_bool()), (Some(server), Some(true)));
+        assert!(fetch(uri).unwrap().ends_with(server), "{server}");
+        let sites = up.folder.path().join(server).join("sites-enabled");
+        assert_eq!(std::fs::read_dir(&sites).unwrap().count(), 1);
+        up.ok(&["lease", "release", "--wait", &lease]);
+        assert_eq!(std::fs::read_dir(&sites).unwrap().count(), 0);
+        assert!(fetch(uri).is_err());
+    }
+    up.assert_nothing_left();
 }
