@@ -1,3 +1,4 @@
+#!/bin/sh
 # What a machine has whose own nginx and apache2 run: in a mount namespace, on a copy of their configuration, so that the
 # machine's own are left alone. Then the words, as a child: all of it ends with this shell's process namespace.
 set -eu
