@@ -5,7 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Httpd, Report, Seat, Stage, StartError, Status};
+use super::installed::check_root;
+use super::{Httpd, Report, Seat, StartError, Status, tell};
 use crate::error::{Error, Reason, Result};
 use crate::host::Command;
 
@@ -25,25 +26,23 @@ const POLL: Duration = Duration::from_millis(10);
 impl Httpd for Builtin {
     async fn status(&self, seat: &Seat) -> Result<Status> {
         let pid = running_pid(seat).await?;
-        let running = pid.is_some() && seat.host.answers(&seat.site.address, seat.site.port).await;
+        let running = pid.is_some() && seat.answers().await;
         Ok(Status {
             driver: Self::NAME,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             running,
             pid,
-            listen_addresses: vec![format!("{}:{}", seat.site.address, seat.site.port)],
+            listen_addresses: vec![seat.site.listens_on()],
         })
     }
 
     async fn test(&self, seat: &Seat, report: &Report) -> Result<()> {
         if seat.host.executable().is_none() {
-            let why = "the driver builtin needs drydock on the leased host, which is only so on the local host";
+            let why = "the driver builtin needs drydock on the leased host, which is only so on the local host: choose nginx \
+                       or apache2 in the blueprint";
             return Err(Error::new(Reason::HttpdConfigInvalid, why));
         }
-        if !seat.site.document_root.starts_with(&seat.site.within) {
-            let why = format!("{} is not under {}", seat.site.document_root.display(), seat.site.within.display());
-            return Err(Error::new(Reason::HttpdConfigInvalid, why));
-        }
+        check_root(&seat.site)?;
         tell(report, "config-test", format!("serves {}", seat.site.document_root.display()));
         Ok(())
     }
@@ -56,11 +55,11 @@ impl Httpd for Builtin {
             tell(report, "start", format!("pid {pid}"));
             wait_for_answer(seat, pid).await?;
         }
-        if !seat.host.answers(&seat.site.address, seat.site.port).await {
+        if !seat.answers().await {
             let why = format!("the server on port {} runs and does not answer; restart it", seat.site.port);
             return Err(Error::new(Reason::CommandFailed, why).into());
         }
-        tell(report, "probe", format!("{}:{} answers", seat.site.address, seat.site.port));
+        tell(report, "probe", format!("{} answers", seat.site.listens_on()));
         Ok(())
     }
 
@@ -89,11 +88,6 @@ impl Httpd for Builtin {
     }
 }
 
-fn tell(report: &Report, step: &'static str, message: String) {
-    // Nobody may be listening any more; the operation goes on.
-    let _ = report.send(Stage { step, message });
-}
-
 /// The server that wrote its pid down, if it still runs.
 async fn running_pid(seat: &Seat) -> Result<Option<i64>> {
     let text = seat.host.read_text(&seat.folder.join("pid")).await?;
@@ -117,7 +111,7 @@ async fn launch(seat: &Seat) -> Result<i64, StartError> {
         super::serve::SUBCOMMAND.to_owned(),
         format!("--root={}", text(&site.document_root)),
         format!("--within={}", text(&site.within)),
-        format!("--listen={}:{}", site.address, site.port),
+        format!("--listen={}", site.listens_on()),
         format!("--pid-file={}", text(&seat.folder.join("pid"))),
     ];
     argv.extend(site.server_name.as_ref().map(|name| format!("--server-name={name}")));
@@ -132,7 +126,7 @@ async fn wait_for_answer(seat: &Seat, pid: i64) -> Result<(), StartError> {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         poll.tick().await;
-        if running_pid(seat).await?.is_some() && seat.host.answers(&seat.site.address, seat.site.port).await {
+        if running_pid(seat).await?.is_some() && seat.answers().await {
             return Ok(());
         }
         let died = !seat.host.is_running(pid, &seat.site.owner).await;

@@ -4,8 +4,16 @@
 //! interface call needs nothing but the webroot's place, and whoever takes the webroot down cannot be overtaken by a
 //! restart: without `site.json` nothing is started.
 
+mod address;
+mod apache2;
 mod builtin;
+mod draft;
+mod found;
+mod installed;
+mod instance;
+mod nginx;
 pub mod serve;
+mod shared;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -19,20 +27,30 @@ use crate::host::turns::Turns;
 use crate::host::{Host, Place};
 
 pub use builtin::Builtin;
+pub use shared::Shared;
+
+use installed::{Installed, Server};
+
+/// The drivers; without a choice the first one that the host has.
+const DRIVERS: [(&str, &dyn Httpd, Option<&dyn Server>); 3] = [
+    (Builtin::NAME, &Builtin, None),
+    ("nginx", &Installed(&nginx::Nginx), Some(&nginx::Nginx)),
+    ("apache2", &Installed(&apache2::Apache2), Some(&apache2::Apache2)),
+];
 
 /// One operation at a time on a site, and none while it is taken down.
 static TURNS: LazyLock<Turns> = LazyLock::new(Turns::default);
 
 /// A site, as written down in its folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
-    /// `builtin`.
+    /// `builtin`, `nginx`, `apache2`.
     pub driver: String,
     /// What is served; it may not exist yet.
     pub document_root: PathBuf,
     /// Links may lead anywhere in here, and not out of it.
     pub within: PathBuf,
-    /// For example `127.0.0.1`.
+    /// The IP address it listens on, for example `127.0.0.1`.
     pub address: String,
     /// TCP.
     pub port: u16,
@@ -40,12 +58,21 @@ pub struct Site {
     pub server_name: Option<String>,
     /// Whom its processes belong to: the webroot's id.
     pub owner: String,
+    /// More for the server's configuration, in the driver's language, within the site.
+    #[serde(default)]
+    pub config_snippet: String,
+    /// A file on the host with more of it, read at each test.
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
+    /// A site of the host's own server; else it has one of its own.
+    #[serde(default)]
+    pub shared: Option<Shared>,
 }
 
 /// What runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// `builtin`.
+    /// `builtin`, `nginx`, `apache2`.
     pub driver: &'static str,
     /// Of the driver.
     pub version: String,
@@ -180,14 +207,16 @@ impl Seat {
         seat.host.remove_folder(&seat.folder).await
     }
 
-    /// Starts it for the first time.
+    /// Tests the configuration and starts it for the first time.
     ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(&self) -> Result<(), StartError> {
         let _turn = TURNS.alone(self.host.as_ref(), &self.folder).await;
         let (report, _) = mpsc::unbounded_channel();
-        self.driver()?.start(self, &report).await
+        let driver = self.driver()?;
+        driver.test(self, &report).await?;
+        driver.start(self, &report).await
     }
 
     /// What runs.
@@ -198,26 +227,41 @@ impl Seat {
         self.driver()?.status(self).await
     }
 
-    /// The absolute URI of a path; what a URI cannot hold is escaped.
-    #[must_use]
-    pub fn uri(&self, path: &str) -> String {
-        let path = path.strip_prefix('/').unwrap_or(path);
-        let path = percent_encoding::utf8_percent_encode(path, ESCAPED);
-        format!("http://{}:{}/{path}", self.site.address, self.site.port)
-    }
-
-    /// Whether only the leased host itself reaches it.
-    #[must_use]
-    pub fn is_loopback(&self) -> bool {
-        self.site.address.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    /// Whether it answers now.
+    async fn answers(&self) -> bool {
+        self.host.answers(&self.site.own_address(), self.site.port).await
     }
 
     fn driver(&self) -> Result<&'static dyn Httpd> {
-        match self.site.driver.as_str() {
-            Builtin::NAME => Ok(&Builtin),
-            other => Err(Error::new(Reason::HttpdConfigInvalid, format!("there is no driver {other:?}"))),
+        let known = DRIVERS.iter().find(|(name, _, _)| *name == self.site.driver);
+        known
+            .map(|(_, driver, _)| *driver)
+            .ok_or_else(|| Error::new(Reason::HttpdConfigInvalid, format!("there is no driver {:?}", self.site.driver)))
+    }
+}
+
+/// The driver for a host where none was asked for: `builtin` where Drydock's binary is, else `nginx`, else `apache2`.
+///
+/// # Errors
+/// `HTTPD_CONFIG_INVALID` when there is none; those of the host.
+pub async fn choose(host: &dyn Host, owner: &str) -> Result<&'static str> {
+    for (name, _, server) in DRIVERS {
+        let is_there = match server {
+            None => host.executable().is_some(),
+            Some(server) => found::Found::seek(host, server, owner).await?.is_some(),
+        };
+        if is_there {
+            return Ok(name);
         }
     }
+    let why =
+        "there is no web server on the leased host: install one (Debian: apt-get install nginx-light, or apache2-bin)";
+    Err(Error::new(Reason::HttpdConfigInvalid, why))
+}
+
+fn tell(report: &Report, step: &'static str, message: String) {
+    // Nobody may be listening any more; the operation goes on.
+    let _ = report.send(Stage { step, message });
 }
 
 /// Runs an operation on the webroot at `place`, alone; the site is read when it is its turn.
@@ -251,24 +295,3 @@ pub fn folder_of(root: &Path) -> PathBuf {
     name.push(".httpd");
     root.with_file_name(name)
 }
-
-/// All but what a path may hold as it is; `?`, `#` and `%` of a file's name must not be read as more than that.
-const ESCAPED: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b':')
-    .remove(b'@');

@@ -11,17 +11,22 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// `drydock up` in a folder of its own; ended with it.
-struct Up {
-    folder: TempDir,
+pub(crate) struct Up {
+    pub(crate) folder: TempDir,
     child: Child,
 }
 
 impl Up {
-    fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_by(&[], args)
+    }
+
+    /// With words before the program, which run it.
+    pub(crate) fn start_by(before: &[&str], args: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = program(folder.path())
-            .arg("up")
-            .args(args)
+        let mut words = before.iter().copied().chain([env!("CARGO_BIN_EXE_drydock"), "up"]).chain(args.iter().copied());
+        let mut child = as_user(Command::new(words.next().unwrap()), folder.path())
+            .args(words)
             .env("DRYDOCK_LOG", "warn")
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -33,26 +38,26 @@ impl Up {
         Self { folder, child }
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    fn drydock(&self, args: &[&str]) -> Output {
+    pub(crate) fn drydock(&self, args: &[&str]) -> Output {
         program(self.folder.path()).args(args).stdin(Stdio::null()).output().unwrap()
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.drydock(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
-    fn json(&self, args: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         serde_json::from_str(&self.ok(&[args, &["-o", "json"]].concat())).unwrap()
     }
 
     /// All leases are gone, and so are their folders.
-    fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let live = self.json(&["lease", "list", "--sub-leases"]);
@@ -85,7 +90,10 @@ impl Drop for Up {
 }
 
 fn program(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
+    as_user(Command::new(env!("CARGO_BIN_EXE_drydock")), folder)
+}
+
+fn as_user(mut command: Command, folder: &Path) -> Command {
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -18,3 +18,4 @@ mod ssh;
 mod store;
 mod tidy;
 mod traces;
+mod web_servers;

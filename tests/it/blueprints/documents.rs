@@ -30,6 +30,17 @@ fn the_example_and_several_documents_are_read_and_written() {
 }
 
 #[test]
+fn the_examples_of_web_servers_are_read() {
+    for (text, driver) in [
+        (include_str!("../../../examples/webroot-nginx.yaml"), "nginx"),
+        (include_str!("../../../examples/webroot-apache2.yaml"), "apache2"),
+    ] {
+        let documents = parse("example.yaml", text).unwrap();
+        assert_eq!(documents[0].config["driver"], driver);
+    }
+}
+
+#[test]
 fn mistakes_have_their_line_and_column() {
     for (text, complaint) in [
         ("", "f:1:1: there is no document in it"),

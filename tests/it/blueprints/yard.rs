@@ -75,11 +75,16 @@ const NOW: i64 = 1_700_000_000_000_000;
 
 impl Yard {
     pub(super) fn new() -> Self {
+        Self::on(|host| Arc::new(host))
+    }
+
+    /// On a host that is made of the local one.
+    pub(super) fn on(host: impl FnOnce(LocalHost) -> Arc<dyn Host>) -> Self {
         let nth = std::process::id().wrapping_mul(7).wrapping_add(YARDS.fetch_add(1, Ordering::Relaxed)) % 90;
         let first = 20000 + nth * 100;
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().canonicalize().unwrap().join("data");
-        let host: Arc<dyn Host> = Arc::new(LocalHost::new(data, PathBuf::from(env!("CARGO_BIN_EXE_drydock"))));
+        let host = host(LocalHost::new(data, PathBuf::from(env!("CARGO_BIN_EXE_drydock"))));
         Self {
             registry: Registry::new(all(Arc::clone(&host))),
             folder,

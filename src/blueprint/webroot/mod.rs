@@ -1,5 +1,7 @@
 //! `webroot`: a web server's site with a port of its own.
 
+mod config;
+
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Blueprint, Context, EffectState, Endpoint, HOST_ATTRIBUTE, Health, Met, Need, Step, path_fact, settle};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::httpd::{Builtin, Seat, Site, StartError, folder_of};
+use crate::httpd::{Seat, Site, StartError, choose, folder_of};
 use crate::model::{Field, FieldType, Kind, LeaseSpec, Resource, StringMap, kind};
 
 /// What it is.
@@ -18,11 +20,7 @@ pub static KIND: Kind = Kind {
     resource_type: "webroot",
     interfaces: &["command", "filesystem", "httpd"],
     needs: &["host", "port"],
-    config: &[Field::optional(
-        "driver",
-        FieldType::Choice(&["builtin", "nginx", "apache2"]),
-        "The web server; builtin unless given, the others come later.",
-    )],
+    config: config::FIELDS,
     attributes: &[
         Field::optional(
             "document_root",
@@ -56,11 +54,7 @@ impl Blueprint for Webroot {
     }
 
     fn check_config(&self, config: &Value) -> Result<()> {
-        kind::check_config(KIND.config, config)?;
-        match config["driver"].as_str() {
-            None | Some(Builtin::NAME) => Ok(()),
-            Some(other) => Err(Error::invalid(format!("config \"driver\": {other} comes later; there is builtin"))),
-        }
+        config::check(config)
     }
 
     fn admit(&self, _config: &Value, attributes: &StringMap) -> Result<StringMap> {
@@ -120,13 +114,13 @@ async fn make(ctx: &Context) -> Result<Step, Step> {
     place.host.make_folder(&place.root).await?;
     let (document_root, within) = document_root(ctx, &place)?;
     let site = Site {
-        driver: Builtin::NAME.to_owned(),
+        driver: driver(ctx, &place).await?,
         document_root,
         within,
-        address: place.host.address().to_owned(),
         port,
         server_name: ctx.resource.attributes.get("server_name").cloned(),
         owner: ctx.resource.id.to_string(),
+        ..config::site(&ctx.blueprint.config)
     };
     let seat = Seat { host: Arc::clone(&place.host), folder: folder_of(&place.root), site };
 
@@ -142,19 +136,39 @@ async fn make(ctx: &Context) -> Result<Step, Step> {
                 Ok(_) => Err(Step::stumble(error.to_string(), "")),
             };
         }
+        // Trying again would say the same.
+        Err(StartError::Other(error)) if error.reason == Reason::HttpdConfigInvalid => {
+            let tail = error.metadata.get("stderr_tail").cloned().unwrap_or_default();
+            return Err(Step::refuse(error.message, tail));
+        }
         Err(StartError::Other(error)) => return Err(error.into()),
     }
     ctx.effects.done("httpd", json!({"port": port})).await?;
 
     let fact = |key: &str, value: String| (key.to_owned(), value);
     Ok(Step::Ready(StringMap::from([
-        fact("address", seat.site.address.clone()),
+        fact("address", seat.reached_at().to_owned()),
         fact("document_root", path_fact(&seat.site.document_root)),
         fact("driver", seat.site.driver.clone()),
         fact("path", path_fact(&place.root)),
         fact("port", port.to_string()),
         fact("uri", seat.uri("/")),
     ])))
+}
+
+/// The driver that was asked for, or chosen when it was first built, or the first that the host has.
+async fn driver(ctx: &Context, place: &Place) -> Result<String, Step> {
+    if let Some(driver) = ctx.blueprint.config["driver"].as_str() {
+        return Ok(driver.to_owned());
+    }
+    if let Ok(seat) = Seat::open(place).await {
+        return Ok(seat.site.driver);
+    }
+    match choose(place.host.as_ref(), ctx.resource.id.as_str()).await {
+        Ok(driver) => Ok(driver.to_owned()),
+        Err(error) if error.reason == Reason::HttpdConfigInvalid => Err(Step::refuse(error.message, "")),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The last port that was leased, unless a stranger took it first: then another is needed.
@@ -245,10 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_drivers_and_odd_attributes_are_refused() {
-        assert!(Webroot.check_config(&json!({"driver": "builtin"})).is_ok());
-        let error = Webroot.check_config(&json!({"driver": "nginx"})).unwrap_err();
-        assert!(error.message.contains("comes later"), "{error}");
+    fn odd_attributes_are_refused() {
         let admit = |key: &str, value: &str| {
             Webroot.admit(&json!({}), &StringMap::from([(key.to_owned(), value.to_owned())])).is_ok()
         };
