@@ -3,6 +3,7 @@
 
 use futures::future::BoxFuture;
 
+use super::statement::sql;
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::Result;
@@ -136,7 +137,7 @@ impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
-        let statement = sqlx::query("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
+        let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
             .bind(claim.attempt);
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
@@ -155,7 +156,7 @@ impl Tx {
         }
         self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
              run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, baton = NULL, \
              failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
@@ -182,7 +183,7 @@ impl Tx {
 
     async fn finish(&mut self, claim: &Claim) -> Result<()> {
         self.replace_waits(claim, &[]).await?;
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 AND attempt = $2",
         )
         .bind(claim.task.to_string())
@@ -191,14 +192,13 @@ impl Tx {
     }
 
     async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {
-        let statement = sqlx::query("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
+        let statement = sql("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
         self.execute(statement).await?;
         for wait in waits {
-            let statement = sqlx::query(
-                "INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING",
-            )
-            .bind(claim.task.to_string())
-            .bind(wait.on());
+            let statement =
+                sql("INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING")
+                    .bind(claim.task.to_string())
+                    .bind(wait.on());
             self.execute(statement).await?;
         }
         Ok(())
@@ -207,11 +207,9 @@ impl Tx {
     /// Whether what a task wants to wait for has changed since it looked: then it must not park.
     async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
         let (statement, seen) = match wait {
-            Wait::Lease(id, seen) => {
-                (sqlx::query("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str())
-            }
+            Wait::Lease(id, seen) => (sql("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str()),
             Wait::Resource(id, seen) => {
-                (sqlx::query("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
+                (sql("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
             }
             Wait::Pool(_) => return Ok(false),
         };

@@ -1,6 +1,7 @@
 //! The one writer of `SQLite`: takes what waits, runs it in one transaction, commits once, answers everyone.
 //!
-//! Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
+//! It has a thread of its own, on which operations run and `SQLite` works: a write costs its caller one trip to that
+//! thread and back, however many statements it makes. Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
 //! operation of a batch fails after it has written, the batch is rolled back and each is run again alone.
 
 use std::panic::AssertUnwindSafe;
@@ -9,19 +10,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::tx::Tx;
-use super::{News, failed};
+use super::News;
+use super::tx::{Session, Tx};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// Operations in one transaction at most: enough to share a flush, few enough that a reply is not held long.
 const BATCH: usize = 64;
 
-/// Statements run by writers, for the benchmarks.
-pub(super) static STATEMENTS: AtomicU64 = AtomicU64::new(0);
 /// Commits so far in this process, for the fail points.
 static COMMITS: AtomicU64 = AtomicU64::new(0);
 
@@ -95,13 +93,18 @@ where
 }
 
 pub(super) fn start(
-    connection: AnyConnection,
+    session: Box<dyn Session>,
     clock: SharedClock,
     news: broadcast::Sender<Arc<News>>,
-) -> mpsc::Sender<Box<dyn Operation>> {
+) -> Result<mpsc::Sender<Box<dyn Operation>>> {
     let (sender, receiver) = mpsc::channel(1024);
-    tokio::spawn(serve(Tx::new(connection, clock), receiver, news));
-    sender
+    let runtime = tokio::runtime::Handle::current();
+    let tx = Tx::new(session, clock);
+    std::thread::Builder::new()
+        .name("store-writer".to_owned())
+        .spawn(move || runtime.block_on(serve(tx, receiver, news)))
+        .map_err(|error| Error::internal("cannot start the thread that writes to the database", error))?;
+    Ok(sender)
 }
 
 async fn serve(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Operation>>, news: broadcast::Sender<Arc<News>>) {
@@ -174,7 +177,7 @@ async fn commit(tx: &mut Tx) -> Result<News> {
     }
     let number = COMMITS.fetch_add(1, Ordering::SeqCst) + 1;
     fail_point("before", number);
-    let told = tx.commit().await.map_err(failed)?;
+    let told = tx.commit().await?;
     fail_point("after", number);
     Ok(told)
 }
