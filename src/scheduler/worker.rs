@@ -33,10 +33,12 @@ pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
         if let Some(claim) = claim {
             next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
         } else {
-            tokio::select! {
-                () = ready => {}
-                () = scheduler.stop.cancelled() => {}
-            }
+            let mut idle = scheduler.store.wait_for_work(&name);
+            next = tokio::select! {
+                claim = idle.called() => claim,
+                () = ready => idle.leave(),
+                () = scheduler.stop.cancelled() => idle.leave(),
+            };
         }
     }
     if let Some(claim) = next {

@@ -248,8 +248,15 @@ fn condition(columns: &[(&'static str, Column)], compare: &Compare, arguments: &
     })
 }
 
-/// How many leases, resources and slots there are; for tests and the doctor.
 impl Store {
+    /// Of all leases and resources, the id that was given last; empty when there is none.
+    pub async fn newest_id(&self) -> Result<String> {
+        let newest = "SELECT coalesce((SELECT substr(max(id), 7) FROM lease), '') AS lease, coalesce((SELECT substr(max(id), 5) FROM resource), '') AS resource";
+        let row = sql(newest).fetch_one(self.readers()).await?;
+        let columns = Columns(&row);
+        Ok(columns.text("lease")?.max(columns.text("resource")?))
+    }
+
     /// All slots, as `scope/place` and holder.
     pub async fn slots(&self) -> Result<Vec<(String, String)>> {
         sql("SELECT scope, place, holder FROM slot ORDER BY scope, place")

@@ -13,6 +13,7 @@
 mod blueprints;
 mod effects;
 mod events;
+mod idle;
 mod leases;
 mod list;
 mod open;
@@ -30,8 +31,8 @@ mod writer;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc};
@@ -41,11 +42,12 @@ use crate::error::{Error, Reason, Result};
 use crate::model::Event;
 use crate::model::id::LeaseId;
 
+pub use idle::IdleWorker;
 pub use list::{ListQuery, PageOf};
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
-pub use step::{Baton, Committed, Next, Scope, Wait, pool_of};
+pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
 
 /// Where a store is opened.
@@ -78,6 +80,8 @@ struct Inner {
     readers: Arc<sqlite::Readers>,
     writer: mpsc::Sender<Box<dyn writer::Operation>>,
     news: broadcast::Sender<Arc<News>>,
+    idle: Arc<idle::Idle>,
+    along: OnceLock<Arc<dyn Along>>,
     clock: SharedClock,
     /// Statements run so far, of the writer and of readers.
     statements: Arc<AtomicU64>,

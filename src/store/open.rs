@@ -2,14 +2,15 @@
 
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{ConnectOptions, Connection as _, SqlSafeStr};
 use tokio::sync::broadcast;
 
+use super::idle::Idle;
 use super::sqlite::{Connection, Readers};
 use super::{Inner, Location, Store, writer};
 use crate::clock::SharedClock;
@@ -30,9 +31,13 @@ impl Store {
         let connection = Connection::writer(&location.path, Arc::clone(&statements))?;
         let readers = Arc::new(Readers::new(location.path.clone(), Arc::clone(&statements)));
         let (news, _) = broadcast::channel(4096);
-        let writer = writer::start(Box::new(connection), clock.clone(), news.clone())?;
+        let idle = Arc::new(Idle::default());
+        let writer = writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle))?;
         let operations = AtomicU64::new(0);
-        Ok(Self { inner: Arc::new(Inner { readers, writer, news, clock, statements, operations, _lock: lock }) })
+        let along = OnceLock::new();
+        Ok(Self {
+            inner: Arc::new(Inner { readers, writer, news, idle, along, clock, statements, operations, _lock: lock }),
+        })
     }
 }
 

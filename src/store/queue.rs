@@ -146,17 +146,7 @@ impl Store {
         let claim = claim.clone();
         self.write(move |tx| {
             let claim = claim.clone();
-            Box::pin(async move {
-                let statement = sql(
-                    "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
-                )
-                .bind(claim.task.to_string())
-                .bind(claim.attempt);
-                if tx.execute(statement).await? == 1 {
-                    tx.tell_ready(claim.root.as_ref());
-                }
-                Ok(())
-            })
+            Box::pin(async move { tx.hand_back(&claim).await })
         })
         .await
     }
@@ -229,6 +219,18 @@ impl Tx {
             statement = statement.bind(root.to_string());
         }
         self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
+    }
+
+    pub(super) async fn hand_back(&mut self, claim: &Claim) -> Result<()> {
+        let statement = sql(
+            "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
+        )
+        .bind(claim.task.to_string())
+        .bind(claim.attempt);
+        if self.execute(statement).await? == 1 {
+            self.tell_ready(claim.root.as_ref());
+        }
+        Ok(())
     }
 
     /// Wakes every task that waits for `on`, and forgets that they waited. Part of the transaction that changes it.

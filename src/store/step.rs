@@ -1,6 +1,11 @@
 //! One step of a task, committed: its fence, its changes, its parking, the baton, and the claim of the next task, all in
-//! one transaction.
+//! one transaction. When the next step needs nothing but the transaction, it is taken along: a place that is given back and
+//! its grant to the next in the queue are one commit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::statement::sql;
@@ -80,7 +85,26 @@ pub enum Committed {
     FenceLost,
 }
 
+/// Steps taken along at most, so that a transaction stays short.
+const ALONG: usize = 8;
+
+/// Knows the steps that need nothing but a transaction.
+#[async_trait]
+pub trait Along: Send + Sync + 'static {
+    /// Takes the step of a task that was claimed in this transaction, or leaves it to the claim's worker (`None`) and has
+    /// written nothing.
+    ///
+    /// # Errors
+    /// Whatever kept the step from being taken; the worker takes it again by itself.
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<(Next, Baton)>>;
+}
+
 impl Store {
+    /// From now on steps are taken along; told once.
+    pub fn take_along(&self, steps: Arc<dyn Along>) {
+        let _ = self.inner.along.set(steps);
+    }
+
     /// Commits a step. `work` makes its changes and says what is next; when the claim is lost nothing of it stays. With
     /// `claim_next` the same transaction claims the next task for this worker. A baton that the task carried is passed
     /// on unless `work` kept it by taking the last of the capacity (see [`Baton`]).
@@ -91,31 +115,49 @@ impl Store {
     where
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
     {
-        let claim = claim.clone();
-        let work = std::sync::Arc::new(work);
+        let work = Arc::new(work);
+        let along = self.inner.along.get();
+        let tried = Arc::new(AtomicBool::new(false));
+        let outcome = self.commit_steps(claim, claim_next.clone(), Arc::clone(&work), along.cloned(), &tried).await;
+        if outcome.is_err() && tried.load(Ordering::Relaxed) {
+            // Perhaps for what was taken along: this step shall not suffer for it.
+            return self.commit_steps(claim, claim_next, work, None, &tried).await;
+        }
+        outcome
+    }
+
+    async fn commit_steps<F>(
+        &self,
+        claim: &Claim,
+        claim_next: Option<Scope>,
+        work: Arc<F>,
+        along: Option<Arc<dyn Along>>,
+        tried: &Arc<AtomicBool>,
+    ) -> Result<Committed>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
+    {
+        let (claim, tried) = (claim.clone(), Arc::clone(tried));
         self.write(move |tx| {
-            let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), std::sync::Arc::clone(&work));
+            let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), Arc::clone(&work));
+            let (along, tried) = (along.clone(), Arc::clone(&tried));
             Box::pin(async move {
                 let Some(carried) = tx.hold(&claim).await? else {
                     return Ok(Committed::FenceLost);
                 };
                 let (next, baton) = (*work)(tx).await?;
-                tx.settle(&claim, &next).await?;
-                match (&carried, baton) {
-                    (Some(pool), Baton::Pass) => tx.wake_pool(pool, Some(&claim.task)).await?,
-                    (_, Baton::On(pool)) => tx.wake_pool(&pool, Some(&claim.task)).await?,
-                    _ => {}
+                tx.settle(&claim, &next, carried, baton).await?;
+                let Some(scope) = claim_next else { return Ok(Committed::Done(None)) };
+                let mut claimed = tx.take(&scope, &claim.worker).await?;
+                for _ in 0..ALONG {
+                    let (Some(along), Some(mine)) = (&along, &claimed) else { break };
+                    tried.store(true, Ordering::Relaxed);
+                    let Some((next, baton)) = along.step(tx, mine).await? else { break };
+                    let carried = tx.hold(mine).await?.flatten();
+                    tx.settle(mine, &next, carried, baton).await?;
+                    claimed = tx.take(&scope, &claim.worker).await?;
                 }
-                match claim_next {
-                    Some(scope) => {
-                        let next = tx.claim(&scope, &claim.worker).await?;
-                        if next.is_some() {
-                            tx.tell_taken();
-                        }
-                        Ok(Committed::Done(next))
-                    }
-                    None => Ok(Committed::Done(None)),
-                }
+                Ok(Committed::Done(claimed))
             })
         })
         .await
@@ -143,7 +185,26 @@ impl Tx {
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
-    async fn settle(&mut self, claim: &Claim, next: &Next) -> Result<()> {
+    /// Claims the next task, so that nobody else need be told of it.
+    pub(super) async fn take(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
+        let claim = self.claim(scope, worker).await?;
+        if claim.is_some() {
+            self.tell_taken();
+        }
+        Ok(claim)
+    }
+
+    /// Ends a step: the task is parked, ready again or done, and the baton goes on.
+    async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<()> {
+        self.settle_task(claim, next).await?;
+        match (&carried, baton) {
+            (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await,
+            (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn settle_task(&mut self, claim: &Claim, next: &Next) -> Result<()> {
         let (waits, until, error) = match next {
             Next::Done => return self.finish(claim).await,
             Next::Again => (&[][..], None, None),

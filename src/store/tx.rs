@@ -109,6 +109,10 @@ impl Tx {
         }
     }
 
+    pub(super) fn has_ready(&self) -> bool {
+        self.news.ready > 0
+    }
+
     /// Whoever commits takes one of the ready tasks along: nobody else need be told of that one.
     pub(super) fn tell_taken(&mut self) {
         self.news.ready = self.news.ready.saturating_sub(1);
