@@ -36,7 +36,14 @@ pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
             let mut idle = scheduler.store.wait_for_work(&name);
             next = tokio::select! {
                 claim = idle.called() => claim,
-                () = ready => idle.leave(),
+                () = ready => {
+                    let claim = idle.leave();
+                    if claim.is_some() {
+                        // Called twice, for two tasks: another worker looks for the other one.
+                        scheduler.bell.ring_one();
+                    }
+                    claim
+                }
                 () = scheduler.stop.cancelled() => idle.leave(),
             };
         }
