@@ -59,13 +59,15 @@ pub(super) struct Allocations(pub(super) Registry);
 
 #[async_trait]
 impl Along for Allocations {
-    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<(Next, Baton)>> {
-        let Subject::Lease(id) = &claim.subject else { return Ok(None) };
-        if tx.find_lease(id).await?.is_none_or(|lease| lease.state != LeaseState::Pending) {
-            return Ok(None);
-        }
+    async fn takes(&self, tx: &mut Tx, subject: &Subject) -> Result<bool> {
+        let Subject::Lease(id) = subject else { return Ok(false) };
+        Ok(tx.find_lease(id).await?.is_some_and(|lease| lease.state == LeaseState::Pending))
+    }
+
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)> {
+        let Subject::Lease(id) = &claim.subject else { return Ok((Next::Again, Baton::Pass)) };
         let allocation = Allocation { rules: KindRules(self.0.clone()), worker: claim.worker.clone() };
-        allocation.step(tx, id).await.map(Some)
+        allocation.step(tx, id).await
     }
 }
 

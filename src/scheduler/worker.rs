@@ -99,6 +99,18 @@ where
     }
 }
 
+/// The end of a caller's work that has been answered already.
+pub(super) async fn see_to(scheduler: Arc<Scheduler>, claim: Claim, root: LeaseId) {
+    let scope = Scope::Root(root);
+    let mut next = Some(claim);
+    while let Some(claim) = next {
+        if scheduler.stop.is_cancelled() {
+            return hand_back(&scheduler, &claim).await;
+        }
+        next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then(|| scope.clone())).await;
+    }
+}
+
 async fn claim(scheduler: &Scheduler, scope: &Scope, name: &str) -> Option<Claim> {
     match scheduler.store.claim(scope, name).await {
         Ok(claim) => claim,

@@ -197,6 +197,12 @@ impl Tx {
         Ok(())
     }
 
+    /// The subject of the task that a claim of any would get.
+    pub(super) async fn first_ready(&mut self) -> Result<Option<Subject>> {
+        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1");
+        self.fetch_one(first).await?.map(|row| subject(&Columns(&row).text("subject")?)).transpose()
+    }
+
     /// Claims the best ready task of the scope.
     pub async fn claim(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
         let until = self.now() + CLAIM_LENGTH;

@@ -91,12 +91,14 @@ const ALONG: usize = 8;
 /// Knows the steps that need nothing but a transaction.
 #[async_trait]
 pub trait Along: Send + Sync + 'static {
-    /// Takes the step of a task that was claimed in this transaction, or leaves it to the claim's worker (`None`) and has
-    /// written nothing.
+    /// Whether the next step of this subject is one of them.
+    async fn takes(&self, tx: &mut Tx, subject: &Subject) -> Result<bool>;
+
+    /// Takes the step of a task that was claimed in this transaction.
     ///
     /// # Errors
-    /// Whatever kept the step from being taken; the worker takes it again by itself.
-    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<(Next, Baton)>>;
+    /// Whatever kept the step from being taken; a worker takes it again by itself.
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)>;
 }
 
 impl Store {
@@ -147,17 +149,14 @@ impl Store {
                 };
                 let (next, baton) = (*work)(tx).await?;
                 tx.settle(&claim, &next, carried, baton).await?;
-                let Some(scope) = claim_next else { return Ok(Committed::Done(None)) };
-                let mut claimed = tx.take(&scope, &claim.worker).await?;
-                for _ in 0..ALONG {
-                    let (Some(along), Some(mine)) = (&along, &claimed) else { break };
+                if let Some(along) = along.filter(|_| tx.has_ready()) {
                     tried.store(true, Ordering::Relaxed);
-                    let Some((next, baton)) = along.step(tx, mine).await? else { break };
-                    let carried = tx.hold(mine).await?.flatten();
-                    tx.settle(mine, &next, carried, baton).await?;
-                    claimed = tx.take(&scope, &claim.worker).await?;
+                    tx.take_steps_along(along.as_ref(), &claim.worker).await?;
                 }
-                Ok(Committed::Done(claimed))
+                match claim_next {
+                    Some(scope) => Ok(Committed::Done(tx.take(&scope, &claim.worker).await?)),
+                    None => Ok(Committed::Done(None)),
+                }
             })
         })
         .await
@@ -185,8 +184,26 @@ impl Tx {
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
+    /// Takes the steps along that need nothing but this transaction, the best first and whosever they are.
+    async fn take_steps_along(&mut self, along: &dyn Along, worker: &str) -> Result<()> {
+        for _ in 0..ALONG {
+            let Some(subject) = self.first_ready().await? else { break };
+            if !along.takes(self, &subject).await? {
+                break;
+            }
+            let Some(claim) = self.take(&Scope::Any, worker).await? else { break };
+            let (next, baton) = along.step(self, &claim).await?;
+            let carried = self.hold(&claim).await?.flatten();
+            self.settle(&claim, &next, carried, baton).await?;
+            if !self.has_ready() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Claims the next task, so that nobody else need be told of it.
-    pub(super) async fn take(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
+    pub async fn take(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
         let claim = self.claim(scope, worker).await?;
         if claim.is_some() {
             self.tell_taken();

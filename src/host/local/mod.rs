@@ -161,6 +161,10 @@ impl Host for LocalHost {
     }
 
     async fn remove_folder(&self, path: &Path) -> Result<()> {
+        let absent = || path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        if path.starts_with(&self.data_dir) && absent() {
+            return Ok(());
+        }
         let (data_dir, path) = (self.data_dir.clone(), path.to_owned());
         blocking(move || folder::remove(&data_dir, &path)).await
     }

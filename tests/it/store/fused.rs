@@ -16,14 +16,15 @@ struct OneStep(Subject, bool);
 
 #[async_trait]
 impl Along for OneStep {
-    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<Option<(Next, Baton)>> {
-        if claim.subject != self.0 {
-            return Ok(None);
-        }
-        let Subject::Lease(id) = &claim.subject else { return Ok(None) };
+    async fn takes(&self, _tx: &mut Tx, subject: &Subject) -> Result<bool> {
+        Ok(*subject == self.0)
+    }
+
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)> {
+        let Subject::Lease(id) = &claim.subject else { return Ok((Next::Again, Baton::Pass)) };
         let before = tx.get_lease(id).await?;
         tx.put_lease(&before, &Lease { state: LeaseState::Released, ..before.clone() }).await?;
-        if self.1 { Ok(Some((Next::Done, Baton::Pass))) } else { Err(Error::new(Reason::Internal, "no")) }
+        if self.1 { Ok((Next::Done, Baton::Pass)) } else { Err(Error::new(Reason::Internal, "no")) }
     }
 }
 
@@ -32,9 +33,16 @@ async fn commit(ground: &Ground, works: bool) -> (Claim, Lease, Committed) {
     let (first, second) = (ground.insert(&lease()).await, ground.insert(&Lease { ord: NOON + 1, ..lease() }).await);
     ground.store.take_along(Arc::new(OneStep(second.id.clone().into(), works)));
     let claim = ground.claim_of(first.id.clone()).await;
+    let second_id = second.id.clone();
     let committed = ground
         .store
-        .commit_step(&claim, Some(Scope::Any), |_| Box::pin(async { Ok((Next::Done, Baton::Pass)) }))
+        .commit_step(&claim, Some(Scope::Any), move |tx| {
+            let second = second_id.clone();
+            Box::pin(async move {
+                tx.nudge(second).await?;
+                Ok((Next::Done, Baton::Pass))
+            })
+        })
         .await
         .unwrap();
     (claim, second, committed)
