@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use drydock::blueprint::{self, Registry, document};
 use drydock::clock::SystemClock;
 use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine, Settings};
+use drydock::host::Host;
 use drydock::host::local::LocalHost;
 use drydock::model::filter::{Field, Filter, Kind};
 use drydock::model::{LeaseState, Limits};
@@ -41,7 +42,9 @@ pub(crate) async fn start(folder: &Path, document: &str) -> Result<Arc<Engine>> 
         machine: "bench".to_owned(),
         address: String::new(),
     };
-    let engine = Engine::start(&settings, Registry::new(blueprint::all(host)), Arc::new(SystemClock)).await?;
+    let registry = Registry::new(blueprint::all(Arc::clone(&host) as Arc<dyn Host>));
+    let engine = Engine::start(&settings, registry, Arc::new(SystemClock)).await?;
+    host.inherits_up_to(engine.newest_inherited());
     for document in document::parse("bench", document)? {
         let draft = BlueprintDraft {
             name: document.name,

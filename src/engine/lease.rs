@@ -282,7 +282,11 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
             return Err(Error::new(Reason::Internal, "a blueprint asked for leases or slots while cleaning up"));
         }
     }
-    if let Some(wait) = last_of_its_resource(tx, &lease, stays).await? {
+    let resource = match lease.resource_id.as_ref().or(lease.allocating.as_ref()) {
+        Some(id) => tx.find_resource(id).await?,
+        None => None,
+    };
+    if let Some(wait) = last_of_its_resource(tx, &lease, resource.as_ref(), stays).await? {
         if !lease.cleaned {
             let after = Lease { cleaned: true, ..lease.clone() };
             tx.put_lease(&lease, &after).await?;
@@ -294,9 +298,14 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
     after.destroy_time = Some(tx.now());
     tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
     tx.put_lease(&lease, &after).await?;
-    if let Some(resource) = &lease.resource_id {
-        forget_failed_cleanup(tx, resource).await?;
-        tx.nudge(resource.clone()).await?;
+    if let Some(id) = &lease.resource_id {
+        if let Some(resource) = resource {
+            forget_failed_cleanup(tx, &resource).await?;
+            // One that stays and is well has nothing to do when a lease goes.
+            if !stays || resource.state != ResourceState::Active {
+                tx.nudge(id.clone()).await?;
+            }
+        }
         tx.wake_pool(&pool_of(&lease.spec.resource_type), None).await?;
     }
     tx.event(Told::by_drydock("lease.destroyed", "nothing of it is left").of_lease(&after, &[])).await?;
@@ -305,9 +314,14 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
 
 /// DESTROYED means that nothing is left: a lease that is the last on a resource which does not stay, or whose resource
 /// has ended, waits until that is gone too.
-async fn last_of_its_resource(tx: &mut Tx, lease: &Lease, stays: bool) -> Result<Option<Wait>> {
-    let Some(id) = lease.resource_id.as_ref().or(lease.allocating.as_ref()) else { return Ok(None) };
-    let Some(resource) = tx.find_resource(id).await? else { return Ok(None) };
+async fn last_of_its_resource(
+    tx: &mut Tx,
+    lease: &Lease,
+    resource: Option<&Resource>,
+    stays: bool,
+) -> Result<Option<Wait>> {
+    let Some(resource) = resource else { return Ok(None) };
+    let id = &resource.id;
     match resource.state {
         ResourceState::Destroyed => Ok(None),
         ResourceState::Active if stays => Ok(None),
@@ -316,7 +330,7 @@ async fn last_of_its_resource(tx: &mut Tx, lease: &Lease, stays: bool) -> Result
                 return Ok(None);
             }
             let message = "nobody leases it any more";
-            super::resource::end(tx, &resource, ResourceState::Released, "IDLE", message, false).await?;
+            super::resource::end(tx, resource, ResourceState::Released, "IDLE", message, false).await?;
             Ok(Some(Wait::Resource(id.clone(), ResourceState::Released)))
         }
         state => {
@@ -336,13 +350,12 @@ pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceI
     tx.put_resource(&before, &after).await
 }
 
-async fn forget_failed_cleanup(tx: &mut Tx, resource: &ResourceId) -> Result<()> {
-    let Some(before) = tx.find_resource(resource).await? else { return Ok(()) };
+async fn forget_failed_cleanup(tx: &mut Tx, before: &Resource) -> Result<()> {
     if before.cleanup_failures == 0 || before.state != ResourceState::Active {
         return Ok(());
     }
     let after = Resource { cleanup_failures: 0, problem: String::new(), ..before.clone() };
-    tx.put_resource(&before, &after).await
+    tx.put_resource(before, &after).await
 }
 
 /// It was not ACTIVE in time.

@@ -81,6 +81,8 @@ pub struct Engine {
     registry: Registry,
     clock: SharedClock,
     daemon: Daemon,
+    /// The newest id of a lease or resource that there was at the start.
+    inherited: String,
     /// Set from the start to the stop; it knows the engine in turn.
     scheduler: Mutex<Option<Arc<Scheduler>>>,
     running: Running,
@@ -103,6 +105,7 @@ impl Engine {
     /// As [`Store::open`].
     pub async fn start(settings: &Settings, registry: Registry, clock: SharedClock) -> Result<Arc<Self>> {
         let store = Store::open(&Location { path: settings.database.clone() }, Arc::clone(&clock)).await?;
+        let inherited = store.newest_id().await?;
         let now = clock.now();
         let daemon = Daemon {
             id: format!("daemon_{}", ulid_part(now)),
@@ -119,6 +122,7 @@ impl Engine {
             registry,
             clock,
             daemon: daemon.clone(),
+            inherited,
             scheduler: Mutex::default(),
             running: Running::default(),
             open: Mutex::default(),
@@ -136,6 +140,7 @@ impl Engine {
         let settings_of_queue =
             scheduler::Settings { workers: settings.workers, sweep: settings.sweep, daemon: daemon.id.clone() };
         let steps = Arc::new(steps::EngineSteps(Arc::clone(&engine)));
+        store.take_along(Arc::new(steps::Allocations(engine.registry.clone())));
         let scheduler = Scheduler::start(store, steps, &settings_of_queue).await?;
         *engine.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheduler);
         engine.background.spawn(housekeeping::keep(Arc::clone(&engine), settings.retention));
@@ -182,6 +187,12 @@ impl Engine {
     #[must_use]
     pub fn daemon_id(&self) -> &str {
         &self.daemon.id
+    }
+
+    /// The newest id of a lease or resource that there was when this engine started; empty when there was none.
+    #[must_use]
+    pub fn newest_inherited(&self) -> &str {
+        &self.inherited
     }
 
     /// The clock.

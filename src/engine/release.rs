@@ -10,7 +10,7 @@ use crate::error::{Error, Reason, Result};
 use crate::model::filter::Filter;
 use crate::model::id::{LeaseId, Subject};
 use crate::model::{Lease, LeaseState};
-use crate::store::{ListQuery, Tx};
+use crate::store::{ListQuery, Scope, Tx};
 
 /// Leases that one call releases at most.
 const MAX_RELEASED: usize = 10_000;
@@ -32,24 +32,35 @@ impl Engine {
         let lease = self.find_own_lease(caller, id).await?;
         let request = key.map(|key| key.of(caller));
         let (id, actor, comment) = (lease.id, caller.principal.clone(), comment.to_owned());
-        let lease = self
+        let seat = self.scheduler().ok().and_then(|scheduler| scheduler.seat());
+        let has_seat = seat.is_some();
+        // Whoever gives back sees to the clean-up, as whoever asks sees to what it needs: else those who release faster than
+        // the workers clean up would fill the pool with what nobody has any more.
+        let worker = format!("{}/door", self.daemon.id);
+        let (lease, claim) = self
             .store
             .write(move |tx| {
                 let (id, actor, comment, request) = (id.clone(), actor.clone(), comment.clone(), request.clone());
+                let worker = worker.clone();
                 Box::pin(async move {
                     if let Some(request) = &request
                         && tx.seen(request).await?.is_some()
                     {
-                        return tx.get_lease(&id).await;
+                        return Ok((tx.get_lease(&id).await?, None));
                     }
                     let lease = release(tx, &id, force, &comment, &actor).await?;
                     if let Some(request) = &request {
                         tx.remember(request, id.as_str()).await?;
                     }
-                    Ok(lease)
+                    let root = Scope::Root(lease.root_id.clone());
+                    let claim = if has_seat { tx.take(&root, &worker).await? } else { None };
+                    Ok((lease, claim))
                 })
             })
             .await?;
+        if let (Some(seat), Some(claim)) = (seat, claim) {
+            seat.see_to(claim, lease.root_id.clone());
+        }
         self.wait_for(lease, LeaseState::Destroyed, wait).await
     }
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use super::allocate::Allocation;
 use crate::allocator::Rules;
 use crate::blueprint::Registry;
 use crate::clock::{Micros, micros};
@@ -14,7 +15,7 @@ use crate::model::id::Subject;
 use crate::model::task::{MAX_FAILURES, backoff};
 use crate::model::{Blueprint, Kind, LeaseSpec, LeaseState, ResourceState};
 use crate::scheduler::Steps;
-use crate::store::{Baton, Claim, Committed, Next, Scope, Tx};
+use crate::store::{Along, Baton, Claim, Committed, Next, Scope, Tx};
 
 /// The engine's side of the scheduler.
 pub(super) struct EngineSteps(pub(super) Arc<Engine>);
@@ -50,6 +51,23 @@ impl Steps for EngineSteps {
         let subject = subject.clone();
         let message = "its task has killed its daemon 5 times; `drydock task retry` gives it another life";
         self.0.store.write(move |tx| Box::pin(break_subject(tx, subject.clone(), "POISONED", message))).await
+    }
+}
+
+/// Allocation is decided and written in one transaction, which may be that of the step before.
+pub(super) struct Allocations(pub(super) Registry);
+
+#[async_trait]
+impl Along for Allocations {
+    async fn takes(&self, tx: &mut Tx, subject: &Subject) -> Result<bool> {
+        let Subject::Lease(id) = subject else { return Ok(false) };
+        Ok(tx.find_lease(id).await?.is_some_and(|lease| lease.state == LeaseState::Pending))
+    }
+
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)> {
+        let Subject::Lease(id) = &claim.subject else { return Ok((Next::Again, Baton::Pass)) };
+        let allocation = Allocation { rules: KindRules(self.0.clone()), worker: claim.worker.clone() };
+        allocation.step(tx, id).await
     }
 }
 

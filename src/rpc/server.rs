@@ -23,6 +23,7 @@ use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
+use crate::host::Host;
 use crate::host::local::LocalHost;
 
 /// The principal of the generated token.
@@ -69,8 +70,9 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
     let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
-    let registry = Registry::new(crate::blueprint::all(host));
+    let registry = Registry::new(crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>));
     let engine = Engine::start(&of_engine(&settings)?, registry, Arc::new(SystemClock)).await?;
+    host.inherits_up_to(engine.newest_inherited());
     let result = doors.serve(&engine, ready, &shutdown).await;
     engine.stop().await;
     result

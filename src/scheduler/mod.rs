@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,9 @@ pub use bell::Bell;
 use crate::error::Result;
 use crate::model::id::{LeaseId, Subject};
 use crate::store::{Claim, Committed, Scope, Store};
+
+/// Calls that leave work behind at a time.
+const SEATS: usize = 64;
 
 /// What a step of a task does.
 #[async_trait]
@@ -55,6 +59,26 @@ pub struct Scheduler {
     running: TaskTracker,
     stop: CancellationToken,
     drivers: AtomicU64,
+    seats: Arc<Semaphore>,
+}
+
+/// See [`Scheduler::seat`].
+pub struct Seat {
+    scheduler: Arc<Scheduler>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Seat {
+    /// Takes the step of a claim that came with a commit, and those of its tree that come with the commits of these. What
+    /// then is left is for workers: nobody waits here.
+    pub fn see_to(self, claim: Claim, root: LeaseId) {
+        let Self { scheduler, permit } = self;
+        let work = worker::see_to(Arc::clone(&scheduler), claim, root);
+        scheduler.spawn(async move {
+            work.await;
+            drop(permit);
+        });
+    }
 }
 
 /// How it runs.
@@ -83,6 +107,7 @@ impl Scheduler {
             running: TaskTracker::new(),
             stop: CancellationToken::new(),
             drivers: AtomicU64::new(0),
+            seats: Arc::new(Semaphore::new(SEATS)),
         });
         scheduler.spawn(bell::ring(Arc::clone(&scheduler.bell), scheduler.store.news(), scheduler.stop.clone()));
         // On one file there is one daemon: whoever held a claim is dead.
@@ -127,6 +152,13 @@ impl Scheduler {
             Ok(outcome) => outcome,
             Err(error) => Err(crate::error::Error::internal("the driver of a lease failed", error)),
         }
+    }
+
+    /// A place for work that a call leaves behind; `None` when there are many already, or when the scheduler stops: then
+    /// workers do it.
+    pub fn seat(self: &Arc<Self>) -> Option<Seat> {
+        let permit = Arc::clone(&self.seats).try_acquire_owned().ok().filter(|_| !self.stop.is_cancelled())?;
+        Some(Seat { scheduler: Arc::clone(self), permit })
     }
 
     /// Takes no new tasks; steps that run go on, and what they leave goes back to the queue.

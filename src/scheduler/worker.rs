@@ -33,10 +33,19 @@ pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
         if let Some(claim) = claim {
             next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
         } else {
-            tokio::select! {
-                () = ready => {}
-                () = scheduler.stop.cancelled() => {}
-            }
+            let mut idle = scheduler.store.wait_for_work(&name);
+            next = tokio::select! {
+                claim = idle.called() => claim,
+                () = ready => {
+                    let claim = idle.leave();
+                    if claim.is_some() {
+                        // Called twice, for two tasks: another worker looks for the other one.
+                        scheduler.bell.ring_one();
+                    }
+                    claim
+                }
+                () = scheduler.stop.cancelled() => idle.leave(),
+            };
         }
     }
     if let Some(claim) = next {
@@ -87,6 +96,18 @@ where
                 () = clock.sleep_until(patience) => {}
             }
         }
+    }
+}
+
+/// The end of a caller's work that has been answered already.
+pub(super) async fn see_to(scheduler: Arc<Scheduler>, claim: Claim, root: LeaseId) {
+    let scope = Scope::Root(root);
+    let mut next = Some(claim);
+    while let Some(claim) = next {
+        if scheduler.stop.is_cancelled() {
+            return hand_back(&scheduler, &claim).await;
+        }
+        next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then(|| scope.clone())).await;
     }
 }
 

@@ -1,16 +1,14 @@
 //! Blueprints in the store.
 
-use sqlx::any::AnyRow;
-
 use super::leases::stale;
-use super::row::{Columns, json, map};
-use super::tx::Statement;
-use super::{Store, Tx, failed};
+use super::row::{Columns, Row, json, map};
+use super::statement::{Statement, sql};
+use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::id::BlueprintId;
 use crate::model::{Blueprint, Limits, Placement};
 
-pub(super) fn blueprint(row: &AnyRow) -> Result<Blueprint> {
+pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
     let c = Columns(row);
     Ok(Blueprint {
         id: BlueprintId::from_stored(c.text("id")?),
@@ -36,24 +34,18 @@ pub(super) fn blueprint(row: &AnyRow) -> Result<Blueprint> {
 }
 
 fn by_id_or_name(key: &str) -> Statement {
-    sqlx::query("SELECT * FROM blueprint WHERE id = $1 OR name = $1").bind(key.to_owned())
+    sql("SELECT * FROM blueprint WHERE id = $1 OR name = $1").bind(key.to_owned())
 }
 
 impl Store {
     /// A blueprint by its id or its name.
     pub async fn find_blueprint(&self, key: &str) -> Result<Option<Blueprint>> {
-        by_id_or_name(key).fetch_optional(self.readers()).await.map_err(failed)?.as_ref().map(blueprint).transpose()
+        by_id_or_name(key).fetch_optional(self.readers()).await?.as_ref().map(blueprint).transpose()
     }
 
     /// All blueprints, by name.
     pub async fn all_blueprints(&self) -> Result<Vec<Blueprint>> {
-        sqlx::query("SELECT * FROM blueprint ORDER BY name")
-            .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
-            .iter()
-            .map(blueprint)
-            .collect()
+        sql("SELECT * FROM blueprint ORDER BY name").fetch_all(self.readers()).await?.iter().map(blueprint).collect()
     }
 }
 
@@ -66,7 +58,7 @@ impl Tx {
     /// Writes a new blueprint; whether the name was free.
     pub async fn insert_blueprint(&mut self, blueprint: &Blueprint) -> Result<bool> {
         let statement = bind_blueprint(
-            sqlx::query(
+            sql(
                 "INSERT INTO blueprint (config, labels, enabled, max_resources, leases_per_resource, default_ttl, max_ttl, placement, rank, \
                  shared, resource_type, update_time, id, name, kind, create_time, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
                  $11, $12, $13, $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
@@ -87,7 +79,7 @@ impl Tx {
     /// `ETAG_MISMATCH`.
     pub async fn put_blueprint(&mut self, version: i64, after: &Blueprint) -> Result<()> {
         let statement = bind_blueprint(
-            sqlx::query(
+            sql(
                 "UPDATE blueprint SET config = $1, labels = $2, enabled = $3, max_resources = $4, leases_per_resource = $5, default_ttl = $6, \
                  max_ttl = $7, placement = $8, rank = $9, shared = $10, resource_type = $11, update_time = $12, version = version + 1 \
                  WHERE id = $13 AND version = $14",
@@ -101,7 +93,7 @@ impl Tx {
 
     /// Takes a blueprint away.
     pub async fn delete_blueprint(&mut self, id: &BlueprintId) -> Result<()> {
-        let statement = sqlx::query("DELETE FROM blueprint WHERE id = $1").bind(id.to_string());
+        let statement = sql("DELETE FROM blueprint WHERE id = $1").bind(id.to_string());
         self.execute(statement).await.map(|_| ())
     }
 }

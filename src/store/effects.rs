@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::Store;
 use super::row::{Columns, from_json, json};
-use super::{Store, failed};
+use super::statement::sql;
 use crate::error::Result;
 use crate::model::id::ResourceId;
 
@@ -23,7 +24,7 @@ impl Store {
         self.write(move |tx| {
             let (resource, name, request) = (resource.clone(), name.clone(), request.clone());
             Box::pin(async move {
-                let known = sqlx::query("SELECT state, outcome FROM effect WHERE subject = $1 AND name = $2")
+                let known = sql("SELECT state, outcome FROM effect WHERE subject = $1 AND name = $2")
                     .bind(resource.clone())
                     .bind(name.clone());
                 if let Some(row) = tx.fetch_one(known).await? {
@@ -31,7 +32,7 @@ impl Store {
                     let done = columns.text("state")? == "DONE";
                     return Ok(Some(if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None }));
                 }
-                let statement = sqlx::query(
+                let statement = sql(
                     "INSERT INTO effect (subject, name, state, request, outcome, time) VALUES ($1, $2, 'BEGUN', $3, 'null', $4)",
                 )
                 .bind(resource)
@@ -49,11 +50,10 @@ impl Store {
     pub async fn finish_effect(&self, resource: &ResourceId, name: &str, outcome: &Value) -> Result<()> {
         let (resource, name, outcome) = (resource.to_string(), name.to_owned(), json(outcome));
         self.write(move |tx| {
-            let statement =
-                sqlx::query("UPDATE effect SET state = 'DONE', outcome = $1 WHERE subject = $2 AND name = $3")
-                    .bind(outcome.clone())
-                    .bind(resource.clone())
-                    .bind(name.clone());
+            let statement = sql("UPDATE effect SET state = 'DONE', outcome = $1 WHERE subject = $2 AND name = $3")
+                .bind(outcome.clone())
+                .bind(resource.clone())
+                .bind(name.clone());
             Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
         })
         .await
@@ -63,9 +63,8 @@ impl Store {
     pub async fn forget_effect(&self, resource: &ResourceId, name: &str) -> Result<()> {
         let (resource, name) = (resource.to_string(), name.to_owned());
         self.write(move |tx| {
-            let statement = sqlx::query("DELETE FROM effect WHERE subject = $1 AND name = $2")
-                .bind(resource.clone())
-                .bind(name.clone());
+            let statement =
+                sql("DELETE FROM effect WHERE subject = $1 AND name = $2").bind(resource.clone()).bind(name.clone());
             Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
         })
         .await
@@ -73,11 +72,10 @@ impl Store {
 
     /// All effects of a resource, in order of their beginning.
     pub async fn effects_of(&self, resource: &ResourceId) -> Result<Vec<Logged>> {
-        sqlx::query("SELECT name, state, outcome FROM effect WHERE subject = $1 ORDER BY time, name")
+        sql("SELECT name, state, outcome FROM effect WHERE subject = $1 ORDER BY time, name")
             .bind(resource.to_string())
             .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+            .await?
             .iter()
             .map(|row| {
                 let columns = Columns(row);
@@ -92,7 +90,7 @@ impl Store {
 impl super::Tx {
     /// Forgets all effects of a resource that is gone.
     pub async fn forget_effects(&mut self, resource: &ResourceId) -> Result<()> {
-        let statement = sqlx::query("DELETE FROM effect WHERE subject = $1").bind(resource.to_string());
+        let statement = sql("DELETE FROM effect WHERE subject = $1").bind(resource.to_string());
         self.execute(statement).await.map(|_| ())
     }
 }

@@ -1,14 +1,13 @@
 //! Events in the store: the source of watches.
 
-use sqlx::any::AnyRow;
-
-use super::row::Columns;
-use super::{Store, failed};
+use super::Store;
+use super::row::{Columns, Row};
+use super::statement::sql;
 use crate::error::Result;
 use crate::model::Event;
 use crate::model::id::LeaseId;
 
-pub(super) fn event(row: &AnyRow) -> Result<Event> {
+pub(super) fn event(row: &Row) -> Result<Event> {
     let c = Columns(row);
     Ok(Event {
         seq: c.integer("seq")?,
@@ -28,22 +27,20 @@ pub(super) fn event(row: &AnyRow) -> Result<Event> {
 impl Store {
     /// Sequence numbers of the oldest and the newest event that are kept; `(0, 0)` when there is none.
     pub async fn event_span(&self) -> Result<(i64, i64)> {
-        let row = sqlx::query("SELECT coalesce(min(seq), 0) AS first, coalesce(max(seq), 0) AS last FROM event")
+        let row = sql("SELECT coalesce(min(seq), 0) AS first, coalesce(max(seq), 0) AS last FROM event")
             .fetch_one(self.readers())
-            .await
-            .map_err(failed)?;
+            .await?;
         let columns = Columns(&row);
         Ok((columns.integer("first")?, columns.integer("last")?))
     }
 
     /// Events of one tree after `seq`, oldest first, at most 500.
     pub async fn tree_events_after(&self, root: &LeaseId, seq: i64) -> Result<Vec<Event>> {
-        sqlx::query("SELECT * FROM event WHERE root_id = $1 AND seq > $2 ORDER BY seq LIMIT 500")
+        sql("SELECT * FROM event WHERE root_id = $1 AND seq > $2 ORDER BY seq LIMIT 500")
             .bind(root.to_string())
             .bind(seq)
             .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+            .await?
             .iter()
             .map(event)
             .collect()

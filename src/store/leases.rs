@@ -1,16 +1,14 @@
 //! Leases in the store.
 
-use sqlx::any::AnyRow;
-
-use super::row::{Columns, from_json, json, map};
-use super::tx::Statement;
-use super::{Store, Tx, failed};
+use super::row::{Columns, Row, from_json, json, map};
+use super::statement::{Statement, sql};
+use super::{Store, Tx};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
 use crate::model::task::{BAND_ALLOCATING, BAND_FREEING};
 use crate::model::{Lease, LeaseSpec, LeaseState, Waiting};
 
-pub(super) fn lease(row: &AnyRow) -> Result<Lease> {
+pub(super) fn lease(row: &Row) -> Result<Lease> {
     let c = Columns(row);
     let waiting: Option<Waiting> = c.maybe_text("waiting")?.map(|text| from_json("waiting", &text)).transpose()?;
     let blueprints: Vec<String> = c.json("blueprints")?;
@@ -58,27 +56,26 @@ pub(super) fn lease(row: &AnyRow) -> Result<Lease> {
 }
 
 fn by_id(id: &LeaseId) -> Statement {
-    sqlx::query("SELECT * FROM lease WHERE id = $1").bind(id.to_string())
+    sql("SELECT * FROM lease WHERE id = $1").bind(id.to_string())
 }
 
 impl Store {
     /// A lease, or `None`.
     pub async fn find_lease(&self, id: &LeaseId) -> Result<Option<Lease>> {
-        by_id(id).fetch_optional(self.readers()).await.map_err(failed)?.as_ref().map(lease).transpose()
+        by_id(id).fetch_optional(self.readers()).await?.as_ref().map(lease).transpose()
     }
 
     /// The leases that a resource needs, also ended ones, in order of birth.
     pub async fn needs_of(&self, resource: &ResourceId) -> Result<Vec<Lease>> {
-        needs(resource).fetch_all(self.readers()).await.map_err(failed)?.iter().map(lease).collect()
+        needs(resource).fetch_all(self.readers()).await?.iter().map(lease).collect()
     }
 
     /// A whole tree of leases, root first.
     pub async fn tree(&self, root: &LeaseId) -> Result<Vec<Lease>> {
-        sqlx::query("SELECT * FROM lease WHERE root_id = $1 ORDER BY depth, id")
+        sql("SELECT * FROM lease WHERE root_id = $1 ORDER BY depth, id")
             .bind(root.to_string())
             .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+            .await?
             .iter()
             .map(lease)
             .collect()
@@ -86,11 +83,10 @@ impl Store {
 
     /// ACTIVE leases of `owner` that sit on the same machine are found by their resources; this is all of them.
     pub async fn active_leases_of(&self, owner: &str) -> Result<Vec<Lease>> {
-        sqlx::query("SELECT * FROM lease WHERE owner = $1 AND state = 'ACTIVE' ORDER BY id")
+        sql("SELECT * FROM lease WHERE owner = $1 AND state = 'ACTIVE' ORDER BY id")
             .bind(owner.to_owned())
             .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+            .await?
             .iter()
             .map(lease)
             .collect()
@@ -98,21 +94,20 @@ impl Store {
 
     /// 1 for the first in the queue of its type.
     pub async fn queue_position(&self, lease: &Lease) -> Result<i64> {
-        let row = sqlx::query(
+        let rows = sql(
             "SELECT count(*) AS n FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL AND (ord < $2 OR (ord = $2 AND id < $3))",
         )
         .bind(lease.spec.resource_type.clone())
         .bind(lease.ord)
         .bind(lease.id.to_string())
-        .fetch_one(self.readers())
-        .await
-        .map_err(failed)?;
-        Ok(Columns(&row).integer("n")? + 1)
+        .search(self.readers())
+        .await?;
+        rows.first().map_or(Ok(0), |row| Columns(row).integer("n")).map(|before| before + 1)
     }
 }
 
 fn needs(resource: &ResourceId) -> Statement {
-    sqlx::query("SELECT * FROM lease WHERE parent_id = $1 ORDER BY id").bind(resource.to_string())
+    sql("SELECT * FROM lease WHERE parent_id = $1 ORDER BY id").bind(resource.to_string())
 }
 
 impl Tx {
@@ -133,7 +128,7 @@ impl Tx {
 
     /// Leases on a resource that are not DESTROYED.
     pub async fn leases_on(&mut self, resource: &ResourceId) -> Result<Vec<Lease>> {
-        let statement = sqlx::query(
+        let statement = sql(
             "SELECT * FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN') ORDER BY id",
         )
         .bind(resource.to_string());
@@ -144,7 +139,7 @@ impl Tx {
     /// on its way has a task that is ready; one that is born ACTIVE has a timer.
     pub async fn insert_lease(&mut self, lease: &Lease) -> Result<()> {
         let statement = bind_lease(
-            sqlx::query(
+            sql(
                 "INSERT INTO lease (state, state_reason, state_message, facts, resource_id, epoch, ttl, queue_expire_time, acquire_time, \
                  active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, blueprint_id, build_time, cleaned, version, id, \
                  resource_type, attributes, resource_labels, blueprints, labels, owner, parent_id, need, root_id, depth, priority, ord, max_ttl, \
@@ -196,7 +191,7 @@ impl Tx {
             ));
         }
         let statement = bind_lease(
-            sqlx::query(
+            sql(
                 "UPDATE lease SET state = $1, state_reason = $2, state_message = $3, facts = $4, resource_id = $5, epoch = $6, ttl = $7, \
                  queue_expire_time = $8, acquire_time = $9, active_time = $10, expire_time = $11, renew_time = $12, use_time = $13, \
                  end_time = $14, destroy_time = $15, allocating = $16, reacquires = $17, waiting = $18, blueprint_id = $19, build_time = $20, \
@@ -220,7 +215,7 @@ impl Tx {
 
     /// Notes when an interface of the lease was last used.
     pub async fn touch_lease(&mut self, id: &LeaseId, at: crate::clock::Micros) -> Result<()> {
-        let statement = sqlx::query("UPDATE lease SET use_time = $1 WHERE id = $2").bind(at).bind(id.to_string());
+        let statement = sql("UPDATE lease SET use_time = $1 WHERE id = $2").bind(at).bind(id.to_string());
         self.execute(statement).await.map(|_| ())
     }
 }

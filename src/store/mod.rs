@@ -6,11 +6,14 @@
 //! transaction woke and told is announced after its commit, never before.
 //!
 //! Statements are literal and written once where both databases understand them: `$1` parameters, TEXT and BIGINT columns,
-//! JSON in TEXT, `ON CONFLICT`, `RETURNING`.
+//! JSON in TEXT, `ON CONFLICT`, `RETURNING`. An engine is what runs a [`statement::Statement`]: a [`tx::Session`] for
+//! writing, and readers. `sqlite` is one: writes run on the writer's own thread and short reads on the caller's, so that a
+//! statement costs what it does, not two hops between threads.
 
 mod blueprints;
 mod effects;
 mod events;
+mod idle;
 mod leases;
 mod list;
 mod open;
@@ -20,17 +23,18 @@ mod records;
 mod resources;
 mod retention;
 mod row;
+mod sqlite;
+mod statement;
 mod step;
 mod tx;
 mod writer;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
-use sqlx::AnyPool;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::clock::{Micros, SharedClock};
@@ -38,11 +42,12 @@ use crate::error::{Error, Reason, Result};
 use crate::model::Event;
 use crate::model::id::LeaseId;
 
+pub use idle::IdleWorker;
 pub use list::{ListQuery, PageOf};
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
-pub use step::{Baton, Committed, Next, Scope, Wait, pool_of};
+pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
 
 /// Where a store is opened.
@@ -72,11 +77,16 @@ pub struct Store {
 }
 
 struct Inner {
-    readers: AnyPool,
+    readers: Arc<sqlite::Readers>,
     writer: mpsc::Sender<Box<dyn writer::Operation>>,
     news: broadcast::Sender<Arc<News>>,
+    idle: Arc<idle::Idle>,
+    along: OnceLock<Arc<dyn Along>>,
     clock: SharedClock,
-    statements: AtomicU64,
+    /// Statements run so far, of the writer and of readers.
+    statements: Arc<AtomicU64>,
+    /// Operations handed to the writer so far.
+    operations: AtomicU64,
     /// Held as long as the store is: one daemon per file.
     _lock: std::fs::File,
 }
@@ -94,6 +104,7 @@ impl Store {
     {
         let (operation, answer) = writer::operation(work);
         let gone = || Error::new(Reason::StoreUnavailable, "the database's writer has stopped; restart the daemon");
+        self.inner.operations.fetch_add(1, Ordering::Relaxed);
         self.inner.writer.send(operation).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -113,28 +124,16 @@ impl Store {
     /// SQL statements run so far, for the benchmarks.
     #[must_use]
     pub fn statements(&self) -> u64 {
-        self.inner.statements.load(Ordering::Relaxed) + writer::STATEMENTS.load(Ordering::Relaxed)
+        self.inner.statements.load(Ordering::Relaxed)
     }
 
-    fn readers(&self) -> &AnyPool {
-        self.inner.statements.fetch_add(1, Ordering::Relaxed);
+    /// Calls so far, for the benchmarks: a write is one, however many statements it makes, and so is a look.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.inner.operations.load(Ordering::Relaxed) + self.inner.readers.looks()
+    }
+
+    fn readers(&self) -> &Arc<sqlite::Readers> {
         &self.inner.readers
-    }
-}
-
-/// The database said no.
-pub(crate) fn failed(error: sqlx::Error) -> Error {
-    let full = error
-        .as_database_error()
-        .is_some_and(|e| e.message().contains("disk is full") || e.code().as_deref() == Some("13"));
-    if full {
-        Error::new(
-            Reason::NoSpace,
-            "the disk of the database is full; nothing was written; free some space and try again",
-        )
-        .because(error)
-    } else {
-        Error::new(Reason::StoreUnavailable, "the database does not answer; nothing was written; try again")
-            .because(error)
     }
 }

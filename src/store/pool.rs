@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::row::Columns;
-use super::{Store, Tx, failed};
+use super::row::{Columns, Row};
+use super::statement::sql;
+use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::Lease;
 use crate::model::id::{BlueprintId, LeaseId};
@@ -19,7 +20,7 @@ const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.s
 const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
                      AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
 
-fn candidate(row: &sqlx::any::AnyRow) -> Result<Candidate> {
+fn candidate(row: &Row) -> Result<Candidate> {
     let taken: Option<String> = Columns(row).maybe_text("taken")?;
     Ok(Candidate { resource: super::resources::resource(row)?, taken: places(taken.as_deref()) })
 }
@@ -32,7 +33,7 @@ fn places(text: Option<&str>) -> Vec<(i64, LeaseId)> {
     text.into_iter().flat_map(|text| text.split(' ')).filter_map(read).collect()
 }
 
-fn built(rows: &[sqlx::any::AnyRow]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
+fn built(rows: &[Row]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
     let mut built: BTreeMap<BlueprintId, Vec<i64>> = BTreeMap::new();
     for row in rows {
         let columns = Columns(row);
@@ -45,10 +46,10 @@ impl Tx {
     /// What could serve this lease, as of now.
     pub async fn pool_view(&mut self, lease: &Lease) -> Result<PoolView> {
         let of = || lease.spec.resource_type.clone();
-        let blueprints = self.fetch(sqlx::query(BLUEPRINTS).bind(of())).await?;
-        let candidates = self.fetch(sqlx::query(CANDIDATES).bind(of())).await?;
-        let limited = self.fetch(sqlx::query(BUILT).bind(of())).await?;
-        let queue = sqlx::query(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
+        let blueprints = self.fetch(sql(BLUEPRINTS).bind(of())).await?;
+        let candidates = self.fetch(sql(CANDIDATES).bind(of())).await?;
+        let limited = self.fetch(sql(BUILT).bind(of())).await?;
+        let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
         let ahead = self.fetch(queue).await?;
         Ok(PoolView {
             blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
@@ -63,11 +64,11 @@ impl Store {
     /// What could serve this lease, for explanations: nothing is decided on it.
     pub async fn pool_view(&self, lease: &Lease) -> Result<PoolView> {
         let of = || lease.spec.resource_type.clone();
-        let blueprints = sqlx::query(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
-        let candidates = sqlx::query(CANDIDATES).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
-        let limited = sqlx::query(BUILT).bind(of()).fetch_all(self.readers()).await.map_err(failed)?;
-        let queue = sqlx::query(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
-        let ahead = queue.fetch_all(self.readers()).await.map_err(failed)?;
+        let blueprints = sql(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await?;
+        let candidates = sql(CANDIDATES).bind(of()).fetch_all(self.readers()).await?;
+        let limited = sql(BUILT).bind(of()).fetch_all(self.readers()).await?;
+        let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
+        let ahead = queue.fetch_all(self.readers()).await?;
         Ok(PoolView {
             blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
             candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,

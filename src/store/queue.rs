@@ -3,11 +3,9 @@
 //! Order is `(band, ord, depth DESC, id)`, with `ord` inherited from the root lease: the next task is normally the child
 //! that was just made, so a tree is walked depth first and the oldest tree is finished first.
 
-use sqlx::any::AnyRow;
-
-use super::row::Columns;
-use super::tx::Statement;
-use super::{Scope, Store, Tx, failed};
+use super::row::{Columns, Row};
+use super::statement::{Statement, sql};
+use super::{Scope, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{LeaseId, Subject, TaskId};
@@ -63,7 +61,7 @@ fn subject(text: &str) -> Result<Subject> {
         .ok_or_else(|| Error::new(Reason::Internal, format!("the database holds a task about {text:?}")))
 }
 
-fn claim(row: &AnyRow, worker: &str) -> Result<Claim> {
+fn claim(row: &Row, worker: &str) -> Result<Claim> {
     let c = Columns(row);
     Ok(Claim {
         task: TaskId::from_stored(c.text("id")?),
@@ -77,7 +75,7 @@ fn claim(row: &AnyRow, worker: &str) -> Result<Claim> {
     })
 }
 
-pub(super) fn task(row: &AnyRow) -> Result<Task> {
+pub(super) fn task(row: &Row) -> Result<Task> {
     let c = Columns(row);
     let waits: Option<String> = c.maybe_text("waits")?;
     Ok(Task {
@@ -115,12 +113,11 @@ impl Store {
             let claim = claim.clone();
             Box::pin(async move {
                 let until = tx.now() + CLAIM_LENGTH;
-                let statement = sqlx::query(
-                    "UPDATE task SET claim_until = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3",
-                )
-                .bind(until)
-                .bind(claim.task.to_string())
-                .bind(claim.attempt);
+                let statement =
+                    sql("UPDATE task SET claim_until = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3")
+                        .bind(until)
+                        .bind(claim.task.to_string())
+                        .bind(claim.attempt);
                 Ok((tx.execute(statement).await? == 1).then_some(until))
             })
         })
@@ -134,7 +131,7 @@ impl Store {
 
     /// The next timer.
     pub async fn next_timer(&self) -> Result<Option<Micros>> {
-        let row = next_timer().fetch_one(self.readers()).await.map_err(failed)?;
+        let row = next_timer().fetch_one(self.readers()).await?;
         Columns(&row).maybe_integer("at")
     }
 
@@ -149,49 +146,36 @@ impl Store {
         let claim = claim.clone();
         self.write(move |tx| {
             let claim = claim.clone();
-            Box::pin(async move {
-                let statement = sqlx::query(
-                    "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
-                )
-                .bind(claim.task.to_string())
-                .bind(claim.attempt);
-                if tx.execute(statement).await? == 1 {
-                    tx.tell_ready(claim.root.as_ref());
-                }
-                Ok(())
-            })
+            Box::pin(async move { tx.hand_back(&claim).await })
         })
         .await
     }
 
     /// Whether a claim has run out without being renewed.
     pub async fn has_lapsed_claims(&self) -> Result<bool> {
-        let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
+        let row = sql("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
             .bind(self.clock().now())
             .fetch_one(self.readers())
-            .await
-            .map_err(failed)?;
+            .await?;
         Ok(Columns(&row).integer("n")? > 0)
     }
 
     /// Whether any task is ready or running; for tests and the drain.
     pub async fn is_busy(&self) -> Result<bool> {
-        let row = sqlx::query("SELECT count(*) AS n FROM task WHERE state IN ('READY', 'RUNNING')")
-            .fetch_one(self.readers())
-            .await
-            .map_err(failed)?;
+        let row =
+            sql("SELECT count(*) AS n FROM task WHERE state IN ('READY', 'RUNNING')").fetch_one(self.readers()).await?;
         Ok(Columns(&row).integer("n")? > 0)
     }
 }
 
 fn next_timer() -> Statement {
-    sqlx::query("SELECT min(run_at) AS at FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL")
+    sql("SELECT min(run_at) AS at FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL")
 }
 
 impl Tx {
     pub(super) async fn insert_task(&mut self, task: &NewTask) -> Result<()> {
         let state = if task.ready { TaskState::Ready } else { TaskState::Parked };
-        let statement = sqlx::query(
+        let statement = sql(
             "INSERT INTO task (id, subject, root_id, state, band, ord, depth, run_at, attempt, signal, crashes, failures, last_error) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0, 0, '')",
         )
@@ -213,16 +197,22 @@ impl Tx {
         Ok(())
     }
 
+    /// The subject of the task that a claim of any would get.
+    pub(super) async fn first_ready(&mut self) -> Result<Option<Subject>> {
+        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1");
+        self.fetch_one(first).await?.map(|row| subject(&Columns(&row).text("subject")?)).transpose()
+    }
+
     /// Claims the best ready task of the scope.
     pub async fn claim(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
         let until = self.now() + CLAIM_LENGTH;
         let statement = match scope {
-            Scope::Any => sqlx::query(
+            Scope::Any => sql(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                  (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
             ),
             // The tree of this root, and whatever that tree waits for, however far away.
-            Scope::Root(_) => sqlx::query(
+            Scope::Root(_) => sql(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                  (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
                  UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \
@@ -237,9 +227,21 @@ impl Tx {
         self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
     }
 
+    pub(super) async fn hand_back(&mut self, claim: &Claim) -> Result<()> {
+        let statement = sql(
+            "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
+        )
+        .bind(claim.task.to_string())
+        .bind(claim.attempt);
+        if self.execute(statement).await? == 1 {
+            self.tell_ready(claim.root.as_ref());
+        }
+        Ok(())
+    }
+
     /// Wakes every task that waits for `on`, and forgets that they waited. Part of the transaction that changes it.
     pub async fn wake(&mut self, on: &str) -> Result<()> {
-        let edges = sqlx::query("DELETE FROM wait WHERE on_id = $1 RETURNING task_id").bind(on.to_owned());
+        let edges = sql("DELETE FROM wait WHERE on_id = $1 RETURNING task_id").bind(on.to_owned());
         let woken: Vec<String> = self
             .execute_returning(edges)
             .await?
@@ -247,7 +249,7 @@ impl Tx {
             .map(|row| Columns(row).text("task_id"))
             .collect::<Result<_>>()?;
         for task in woken {
-            let statement = sqlx::query(WAKE).bind(task);
+            let statement = sql(WAKE).bind(task);
             self.signal(statement).await?;
         }
         Ok(())
@@ -255,7 +257,7 @@ impl Tx {
 
     /// Wakes the task of a subject.
     pub async fn wake_task(&mut self, subject: &Subject) -> Result<()> {
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
              run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $1 AND state IN ('PARKED', 'READY', 'RUNNING') \
              RETURNING state, root_id",
@@ -266,8 +268,7 @@ impl Tx {
 
     /// Wakes the task of a subject and puts it into another band, for what frees capacity.
     pub(super) async fn hurry(&mut self, subject: &Subject, band: i64) -> Result<()> {
-        let statement =
-            sqlx::query("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
+        let statement = sql("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
         self.execute(statement).await?;
         self.wake_task(subject).await
     }
@@ -276,14 +277,14 @@ impl Tx {
     /// baton only ever goes down the queue and its journey ends.
     pub async fn wake_pool(&mut self, pool: &str, behind: Option<&TaskId>) -> Result<()> {
         let statement = match behind {
-            None => sqlx::query(
+            None => sql(
                 "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
                  run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
                  (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') \
                  AND t.baton IS NULL ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
             )
             .bind(pool.to_owned()),
-            Some(task) => sqlx::query(
+            Some(task) => sql(
                 "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
                  run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
                  (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id, (SELECT band, ord, depth, id FROM task WHERE id = $2) b \
@@ -310,7 +311,7 @@ impl Tx {
 
     async fn fire_timers(&mut self) -> Result<Option<Micros>> {
         let now = self.now();
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id",
         )
         .bind(now);
@@ -323,7 +324,7 @@ impl Tx {
 
     async fn reap(&mut self, all: bool) -> Result<Reaped> {
         let before = if all { Micros::MAX } else { self.now() };
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET crashes = crashes + 1, claimed_by = NULL, claim_until = NULL, \
              state = CASE WHEN crashes + 1 >= $1 THEN 'DEAD' ELSE 'READY' END WHERE state = 'RUNNING' AND claim_until < $2 \
              RETURNING state, subject, root_id",
@@ -340,7 +341,7 @@ impl Tx {
             }
         }
         // Told until their subjects have ended: whoever was told last time may have died before it could act.
-        let dead = sqlx::query(
+        let dead = sql(
             "SELECT subject FROM task WHERE state = 'DEAD' AND (subject IN (SELECT id FROM lease WHERE state IN ('PENDING', 'ACQUIRED', 'ACTIVE')) \
              OR subject IN (SELECT id FROM resource WHERE state IN ('PENDING', 'ACTIVE')))",
         );
@@ -352,7 +353,7 @@ impl Tx {
 
     /// Puts a task back into the queue now; a dead one gets a new life. `None` when there is no such task.
     pub async fn retry_task(&mut self, id: &TaskId) -> Result<Option<Subject>> {
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET signal = signal + 1, run_at = NULL, failures = 0, \
              crashes = CASE WHEN state = 'DEAD' THEN 0 ELSE crashes END, \
              state = CASE WHEN state IN ('PARKED', 'DEAD') THEN 'READY' ELSE state END WHERE id = $1 RETURNING state, root_id, subject",

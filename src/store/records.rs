@@ -1,10 +1,8 @@
 //! Small records: answers to requests with an id, and the daemons.
 
-use sqlx::any::AnyRow;
-
-use super::row::Columns;
-use super::tx::Statement;
-use super::{Store, Tx, failed};
+use super::row::{Columns, Row};
+use super::statement::{Statement, sql};
+use super::{Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 
@@ -58,7 +56,7 @@ impl Tx {
 
     /// Remembers what a request made.
     pub async fn remember(&mut self, request: &Request, object: &str) -> Result<()> {
-        let statement = sqlx::query(
+        let statement = sql(
             "INSERT INTO request (principal, method, request_id, body, object, expire_time) VALUES ($1, $2, $3, $4, $5, $6) \
              ON CONFLICT (principal, method, request_id) DO UPDATE SET body = excluded.body, object = excluded.object, expire_time = excluded.expire_time",
         )
@@ -73,7 +71,7 @@ impl Tx {
 }
 
 fn lookup(request: &Request, now: Micros) -> Statement {
-    sqlx::query(
+    sql(
         "SELECT body, object FROM request WHERE principal = $1 AND method = $2 AND request_id = $3 AND expire_time > $4",
     )
     .bind(request.principal.clone())
@@ -82,7 +80,7 @@ fn lookup(request: &Request, now: Micros) -> Statement {
     .bind(now)
 }
 
-fn same_body(request: &Request, row: Option<&AnyRow>) -> Result<Option<String>> {
+fn same_body(request: &Request, row: Option<&Row>) -> Result<Option<String>> {
     let Some(row) = row else { return Ok(None) };
     let columns = Columns(row);
     if columns.text("body")? == request.body {
@@ -103,7 +101,7 @@ impl Store {
     /// # Errors
     /// `REQUEST_ID_REUSED` when it came with another body.
     pub async fn seen(&self, request: &Request) -> Result<Option<String>> {
-        let row = lookup(request, self.clock().now()).fetch_optional(self.readers()).await.map_err(failed)?;
+        let row = lookup(request, self.clock().now()).fetch_optional(self.readers()).await?;
         same_body(request, row.as_ref())
     }
 
@@ -113,8 +111,8 @@ impl Store {
         self.write(move |tx| {
             let daemon = daemon.clone();
             Box::pin(async move {
-                tx.execute(sqlx::query("DELETE FROM daemon WHERE id <> $1").bind(daemon.id.clone())).await?;
-                let statement = sqlx::query(
+                tx.execute(sql("DELETE FROM daemon WHERE id <> $1").bind(daemon.id.clone())).await?;
+                let statement = sql(
                     "INSERT INTO daemon (id, version, machine, address, start_time, seen_time, draining) VALUES ($1, $2, $3, $4, $5, $6, $7) \
                      ON CONFLICT (id) DO UPDATE SET seen_time = excluded.seen_time, draining = excluded.draining",
                 )
@@ -133,13 +131,11 @@ impl Store {
 
     /// All daemons, by start time.
     pub async fn daemons(&self) -> Result<Vec<Daemon>> {
-        sqlx::query(
+        sql(
             "SELECT *, (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claimed_by LIKE daemon.id || '/%') AS claims \
              FROM daemon ORDER BY start_time, id",
         )
-        .fetch_all(self.readers())
-        .await
-        .map_err(failed)?
+        .fetch_all(self.readers()).await?
         .iter()
         .map(|row| {
             let c = Columns(row);

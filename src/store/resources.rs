@@ -1,17 +1,15 @@
 //! Resources in the store.
 
-use sqlx::any::AnyRow;
-
 use super::leases::stale;
-use super::row::{Columns, map};
-use super::tx::Statement;
-use super::{Store, Tx, failed};
+use super::row::{Columns, Row, map};
+use super::statement::{Statement, sql};
+use super::{Store, Tx};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
 use crate::model::task::{BAND_ALLOCATING, BAND_FREEING};
 use crate::model::{Drain, Resource, ResourceState};
 
-pub(super) fn resource(row: &AnyRow) -> Result<Resource> {
+pub(super) fn resource(row: &Row) -> Result<Resource> {
     let c = Columns(row);
     let drain = match c.maybe_integer("drain_time")? {
         None => None,
@@ -53,44 +51,40 @@ pub(super) fn resource(row: &AnyRow) -> Result<Resource> {
 }
 
 fn by_id(id: &ResourceId) -> Statement {
-    sqlx::query("SELECT * FROM resource WHERE id = $1").bind(id.to_string())
+    sql("SELECT * FROM resource WHERE id = $1").bind(id.to_string())
 }
 
 fn placed(lease: &LeaseId) -> Statement {
-    sqlx::query("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id")
-        .bind(lease.to_string())
+    sql("SELECT * FROM resource WHERE placed_on = $1 AND state <> 'DESTROYED' ORDER BY id").bind(lease.to_string())
 }
 
 impl Store {
     /// A resource, or `None`.
     pub async fn find_resource(&self, id: &ResourceId) -> Result<Option<Resource>> {
-        by_id(id).fetch_optional(self.readers()).await.map_err(failed)?.as_ref().map(resource).transpose()
+        by_id(id).fetch_optional(self.readers()).await?.as_ref().map(resource).transpose()
     }
 
     /// Resources placed on a caller's host lease that are not DESTROYED.
     pub async fn placed_on(&self, lease: &LeaseId) -> Result<Vec<Resource>> {
-        placed(lease).fetch_all(self.readers()).await.map_err(failed)?.iter().map(resource).collect()
+        placed(lease).fetch_all(self.readers()).await?.iter().map(resource).collect()
     }
 
     /// How many leases on a resource are not cleaned up yet.
     pub async fn leases_left_on(&self, id: &ResourceId) -> Result<i64> {
-        let row = sqlx::query(
+        let row = sql(
             "SELECT count(*) AS n FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN') AND cleaned = 0",
         )
         .bind(id.to_string())
-        .fetch_one(self.readers())
-        .await
-        .map_err(failed)?;
+        .fetch_one(self.readers()).await?;
         Columns(&row).integer("n")
     }
 
     /// How many leases sit on a resource now.
     pub async fn lease_count(&self, id: &ResourceId) -> Result<i64> {
-        let row = sqlx::query("SELECT count(*) AS n FROM slot WHERE scope = $1")
+        let row = sql("SELECT count(*) AS n FROM slot WHERE scope = $1")
             .bind(id.to_string())
             .fetch_one(self.readers())
-            .await
-            .map_err(failed)?;
+            .await?;
         Columns(&row).integer("n")
     }
 }
@@ -115,16 +109,15 @@ impl Tx {
 
     /// Live resources of a blueprint: not DESTROYED.
     pub async fn resources_of(&mut self, blueprint: &BlueprintId) -> Result<Vec<Resource>> {
-        let statement =
-            sqlx::query("SELECT * FROM resource WHERE blueprint_id = $1 AND state <> 'DESTROYED' ORDER BY id")
-                .bind(blueprint.to_string());
+        let statement = sql("SELECT * FROM resource WHERE blueprint_id = $1 AND state <> 'DESTROYED' ORDER BY id")
+            .bind(blueprint.to_string());
         self.fetch(statement).await?.iter().map(resource).collect()
     }
 
     /// Writes a new resource, PENDING, with its task.
     pub async fn insert_resource(&mut self, resource: &Resource) -> Result<()> {
         let statement = bind_resource(
-            sqlx::query(
+            sql(
                 "INSERT INTO resource (state, state_reason, state_message, facts, drain_comment, drain_actor, drain_time, problem, \
                  cleanup_failures, active_time, check_time, end_time, permanent, labels, torn_down, version, id, name, resource_type, blueprint_id, \
                  attributes, owner, made_for, root_id, placed_on, lease_limit, depth, ord, create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, \
@@ -177,7 +170,7 @@ impl Tx {
             ));
         }
         let statement = bind_resource(
-            sqlx::query(
+            sql(
                 "UPDATE resource SET state = $1, state_reason = $2, state_message = $3, facts = $4, drain_comment = $5, drain_actor = $6, \
                  drain_time = $7, problem = $8, cleanup_failures = $9, active_time = $10, check_time = $11, end_time = $12, permanent = $13, \
                  labels = $14, torn_down = $15, version = $16 + 1 WHERE id = $17 AND version = $18",

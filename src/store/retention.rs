@@ -1,6 +1,7 @@
 //! What is old goes: ended leases and resources with their tasks, events, remembered requests.
 
 use super::Store;
+use super::statement::sql;
 use crate::clock::Micros;
 use crate::error::Result;
 
@@ -28,10 +29,10 @@ impl Store {
                 let now = tx.now();
                 let task = "DELETE FROM task WHERE state = 'DONE' AND subject IN \
                             (SELECT id FROM lease WHERE state = 'DESTROYED' AND destroy_time < $1 ORDER BY destroy_time LIMIT $2)";
-                tx.execute(sqlx::query(task).bind(before).bind(ROUND)).await?;
+                tx.execute(sql(task).bind(before).bind(ROUND)).await?;
                 let task = "DELETE FROM task WHERE state = 'DONE' AND subject IN \
                             (SELECT id FROM resource WHERE state = 'DESTROYED' AND end_time < $1 ORDER BY end_time LIMIT $2)";
-                tx.execute(sqlx::query(task).bind(before).bind(ROUND)).await?;
+                tx.execute(sql(task).bind(before).bind(ROUND)).await?;
                 let leases = "DELETE FROM lease WHERE id IN \
                               (SELECT id FROM lease WHERE state = 'DESTROYED' AND destroy_time < $1 ORDER BY destroy_time LIMIT $2)";
                 let resources = "DELETE FROM resource WHERE id IN \
@@ -39,10 +40,10 @@ impl Store {
                 let events = "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE time < $1 ORDER BY time LIMIT $2)";
                 let requests = "DELETE FROM request WHERE expire_time < $1";
                 Ok(Purged {
-                    leases: tx.execute(sqlx::query(leases).bind(before).bind(ROUND)).await?,
-                    resources: tx.execute(sqlx::query(resources).bind(before).bind(ROUND)).await?,
-                    events: tx.execute(sqlx::query(events).bind(before).bind(ROUND)).await?,
-                    requests: tx.execute(sqlx::query(requests).bind(now)).await?,
+                    leases: tx.execute(sql(leases).bind(before).bind(ROUND)).await?,
+                    resources: tx.execute(sql(resources).bind(before).bind(ROUND)).await?,
+                    events: tx.execute(sql(events).bind(before).bind(ROUND)).await?,
+                    requests: tx.execute(sql(requests).bind(now)).await?,
                 })
             })
         })

@@ -1,8 +1,14 @@
 //! One step of a task, committed: its fence, its changes, its parking, the baton, and the claim of the next task, all in
-//! one transaction.
+//! one transaction. When the next step needs nothing but the transaction, it is taken along: a place that is given back and
+//! its grant to the next in the queue are one commit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
 use futures::future::BoxFuture;
 
+use super::statement::sql;
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::Result;
@@ -79,7 +85,28 @@ pub enum Committed {
     FenceLost,
 }
 
+/// Steps taken along at most, so that a transaction stays short.
+const ALONG: usize = 8;
+
+/// Knows the steps that need nothing but a transaction.
+#[async_trait]
+pub trait Along: Send + Sync + 'static {
+    /// Whether the next step of this subject is one of them.
+    async fn takes(&self, tx: &mut Tx, subject: &Subject) -> Result<bool>;
+
+    /// Takes the step of a task that was claimed in this transaction.
+    ///
+    /// # Errors
+    /// Whatever kept the step from being taken; a worker takes it again by itself.
+    async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)>;
+}
+
 impl Store {
+    /// From now on steps are taken along; told once.
+    pub fn take_along(&self, steps: Arc<dyn Along>) {
+        let _ = self.inner.along.set(steps);
+    }
+
     /// Commits a step. `work` makes its changes and says what is next; when the claim is lost nothing of it stays. With
     /// `claim_next` the same transaction claims the next task for this worker. A baton that the task carried is passed
     /// on unless `work` kept it by taking the last of the capacity (see [`Baton`]).
@@ -90,29 +117,44 @@ impl Store {
     where
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
     {
-        let claim = claim.clone();
-        let work = std::sync::Arc::new(work);
+        let work = Arc::new(work);
+        let along = self.inner.along.get();
+        let tried = Arc::new(AtomicBool::new(false));
+        let outcome = self.commit_steps(claim, claim_next.clone(), Arc::clone(&work), along.cloned(), &tried).await;
+        if outcome.is_err() && tried.load(Ordering::Relaxed) {
+            // Perhaps for what was taken along: this step shall not suffer for it.
+            return self.commit_steps(claim, claim_next, work, None, &tried).await;
+        }
+        outcome
+    }
+
+    async fn commit_steps<F>(
+        &self,
+        claim: &Claim,
+        claim_next: Option<Scope>,
+        work: Arc<F>,
+        along: Option<Arc<dyn Along>>,
+        tried: &Arc<AtomicBool>,
+    ) -> Result<Committed>
+    where
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
+    {
+        let (claim, tried) = (claim.clone(), Arc::clone(tried));
         self.write(move |tx| {
-            let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), std::sync::Arc::clone(&work));
+            let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), Arc::clone(&work));
+            let (along, tried) = (along.clone(), Arc::clone(&tried));
             Box::pin(async move {
                 let Some(carried) = tx.hold(&claim).await? else {
                     return Ok(Committed::FenceLost);
                 };
                 let (next, baton) = (*work)(tx).await?;
-                tx.settle(&claim, &next).await?;
-                match (&carried, baton) {
-                    (Some(pool), Baton::Pass) => tx.wake_pool(pool, Some(&claim.task)).await?,
-                    (_, Baton::On(pool)) => tx.wake_pool(&pool, Some(&claim.task)).await?,
-                    _ => {}
+                tx.settle(&claim, &next, carried, baton).await?;
+                if let Some(along) = along.filter(|_| tx.has_ready()) {
+                    tried.store(true, Ordering::Relaxed);
+                    tx.take_steps_along(along.as_ref(), &claim.worker).await?;
                 }
                 match claim_next {
-                    Some(scope) => {
-                        let next = tx.claim(&scope, &claim.worker).await?;
-                        if next.is_some() {
-                            tx.tell_taken();
-                        }
-                        Ok(Committed::Done(next))
-                    }
+                    Some(scope) => Ok(Committed::Done(tx.take(&scope, &claim.worker).await?)),
                     None => Ok(Committed::Done(None)),
                 }
             })
@@ -136,13 +178,50 @@ impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
-        let statement = sqlx::query("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
+        let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
             .bind(claim.attempt);
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
-    async fn settle(&mut self, claim: &Claim, next: &Next) -> Result<()> {
+    /// Takes the steps along that need nothing but this transaction, the best first and whosever they are.
+    async fn take_steps_along(&mut self, along: &dyn Along, worker: &str) -> Result<()> {
+        for _ in 0..ALONG {
+            let Some(subject) = self.first_ready().await? else { break };
+            if !along.takes(self, &subject).await? {
+                break;
+            }
+            let Some(claim) = self.take(&Scope::Any, worker).await? else { break };
+            let (next, baton) = along.step(self, &claim).await?;
+            let carried = self.hold(&claim).await?.flatten();
+            self.settle(&claim, &next, carried, baton).await?;
+            if !self.has_ready() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims the next task, so that nobody else need be told of it.
+    pub async fn take(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
+        let claim = self.claim(scope, worker).await?;
+        if claim.is_some() {
+            self.tell_taken();
+        }
+        Ok(claim)
+    }
+
+    /// Ends a step: the task is parked, ready again or done, and the baton goes on.
+    async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<()> {
+        self.settle_task(claim, next).await?;
+        match (&carried, baton) {
+            (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await,
+            (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn settle_task(&mut self, claim: &Claim, next: &Next) -> Result<()> {
         let (waits, until, error) = match next {
             Next::Done => return self.finish(claim).await,
             Next::Again => (&[][..], None, None),
@@ -155,7 +234,7 @@ impl Tx {
         }
         self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
              run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, baton = NULL, \
              failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
@@ -182,7 +261,7 @@ impl Tx {
 
     async fn finish(&mut self, claim: &Claim) -> Result<()> {
         self.replace_waits(claim, &[]).await?;
-        let statement = sqlx::query(
+        let statement = sql(
             "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 AND attempt = $2",
         )
         .bind(claim.task.to_string())
@@ -191,14 +270,13 @@ impl Tx {
     }
 
     async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {
-        let statement = sqlx::query("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
+        let statement = sql("DELETE FROM wait WHERE task_id = $1").bind(claim.task.to_string());
         self.execute(statement).await?;
         for wait in waits {
-            let statement = sqlx::query(
-                "INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING",
-            )
-            .bind(claim.task.to_string())
-            .bind(wait.on());
+            let statement =
+                sql("INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING")
+                    .bind(claim.task.to_string())
+                    .bind(wait.on());
             self.execute(statement).await?;
         }
         Ok(())
@@ -207,11 +285,9 @@ impl Tx {
     /// Whether what a task wants to wait for has changed since it looked: then it must not park.
     async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
         let (statement, seen) = match wait {
-            Wait::Lease(id, seen) => {
-                (sqlx::query("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str())
-            }
+            Wait::Lease(id, seen) => (sql("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str()),
             Wait::Resource(id, seen) => {
-                (sqlx::query("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
+                (sql("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
             }
             Wait::Pool(_) => return Ok(false),
         };

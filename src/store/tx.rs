@@ -1,25 +1,25 @@
 //! One transaction: what it may do, and what it tells after the commit.
 
-use std::sync::atomic::Ordering;
+use async_trait::async_trait;
 
-use sqlx::any::{AnyArguments, AnyRow};
-use sqlx::query::Query;
-use sqlx::{Any, AnyConnection};
-
-use super::row::{json, map};
-use super::{News, failed, writer};
+use super::News;
+use super::row::{Columns, Row, json, map};
+use super::statement::{Answer, Statement, sql};
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{EventId, LeaseId, Subject};
 use crate::model::slot::Slot;
 use crate::model::{Event, NewEvent};
 
-/// A statement with its parameters.
-pub(super) type Statement = Query<'static, Any, AnyArguments>;
+/// A connection on which a transaction runs: what each engine brings.
+#[async_trait]
+pub(super) trait Session: Send {
+    async fn run(&mut self, statement: Statement) -> Result<Answer>;
+}
 
 /// One transaction of the writer.
 pub struct Tx {
-    connection: AnyConnection,
+    session: Box<dyn Session>,
     clock: SharedClock,
     /// The time of this transaction; one for all that it writes.
     now: Micros,
@@ -29,8 +29,8 @@ pub struct Tx {
 }
 
 impl Tx {
-    pub(super) fn new(connection: AnyConnection, clock: SharedClock) -> Self {
-        Self { connection, clock, now: 0, news: News::default(), wrote: false, wrote_at_all: false }
+    pub(super) fn new(session: Box<dyn Session>, clock: SharedClock) -> Self {
+        Self { session, clock, now: 0, news: News::default(), wrote: false, wrote_at_all: false }
     }
 
     /// The time of this transaction.
@@ -43,7 +43,7 @@ impl Tx {
         self.news = News::default();
         self.wrote_at_all = false;
         self.now = self.clock.now();
-        self.run_control("BEGIN IMMEDIATE").await.map_err(failed)
+        self.run(sql("BEGIN IMMEDIATE")).await.map(drop)
     }
 
     pub(super) fn begin_operation(&mut self) {
@@ -58,8 +58,8 @@ impl Tx {
         self.wrote_at_all
     }
 
-    pub(super) async fn commit(&mut self) -> Result<News, sqlx::Error> {
-        if let Err(error) = self.run_control("COMMIT").await {
+    pub(super) async fn commit(&mut self) -> Result<News> {
+        if let Err(error) = self.run(sql("COMMIT")).await {
             self.rollback().await;
             return Err(error);
         }
@@ -68,37 +68,33 @@ impl Tx {
 
     pub(super) async fn rollback(&mut self) {
         // SQLite may have rolled back by itself already (a full disk): then this fails, and that is fine.
-        let _ = self.run_control("ROLLBACK").await;
+        let _ = self.run(sql("ROLLBACK")).await;
         self.news = News::default();
         self.wrote_at_all = false;
     }
 
-    async fn run_control(&mut self, word: &'static str) -> Result<(), sqlx::Error> {
-        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
-        sqlx::query(word).execute(&mut self.connection).await.map(|_| ())
+    async fn run(&mut self, statement: Statement) -> Result<Answer> {
+        self.session.run(statement).await
     }
 
     /// Runs a statement that changes rows; how many.
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<u64> {
-        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
         self.mark_written();
-        statement.execute(&mut self.connection).await.map(|done| done.rows_affected()).map_err(failed)
+        Ok(self.run(statement).await?.changed)
     }
 
     /// Runs a statement that changes rows and answers them.
-    pub(super) async fn execute_returning(&mut self, statement: Statement) -> Result<Vec<AnyRow>> {
+    pub(super) async fn execute_returning(&mut self, statement: Statement) -> Result<Vec<Row>> {
         self.mark_written();
         self.fetch(statement).await
     }
 
-    pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<AnyRow>> {
-        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
-        statement.fetch_all(&mut self.connection).await.map_err(failed)
+    pub(super) async fn fetch(&mut self, statement: Statement) -> Result<Vec<Row>> {
+        Ok(self.run(statement).await?.rows)
     }
 
-    pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
-        writer::STATEMENTS.fetch_add(1, Ordering::Relaxed);
-        statement.fetch_optional(&mut self.connection).await.map_err(failed)
+    pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<Option<Row>> {
+        Ok(self.run(statement).await?.rows.into_iter().next())
     }
 
     fn mark_written(&mut self) {
@@ -111,6 +107,10 @@ impl Tx {
         if let Some(root) = root {
             self.news.ready_roots.insert(root.clone());
         }
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        self.news.ready > 0
     }
 
     /// Whoever commits takes one of the ready tasks along: nobody else need be told of that one.
@@ -137,7 +137,7 @@ impl Tx {
 
     /// Takes one slot when it is free; whether it did.
     pub async fn try_slot(&mut self, holder: &Subject, epoch: i64, slot: &Slot) -> Result<bool> {
-        let statement = sqlx::query(
+        let statement = sql(
             "INSERT INTO slot (scope, place, holder, epoch) VALUES ($1, $2, $3, $4) ON CONFLICT (scope, place) DO NOTHING",
         )
         .bind(slot.scope.clone())
@@ -150,10 +150,10 @@ impl Tx {
     /// Gives back all slots of `holder`; `scope` narrows it to one source of capacity.
     pub async fn free_slots(&mut self, holder: &Subject, scope: Option<&str>) -> Result<u64> {
         let statement = match scope {
-            None => sqlx::query("DELETE FROM slot WHERE holder = $1").bind(holder.to_string()),
-            Some(scope) => sqlx::query("DELETE FROM slot WHERE holder = $1 AND scope = $2")
-                .bind(holder.to_string())
-                .bind(scope.to_owned()),
+            None => sql("DELETE FROM slot WHERE holder = $1").bind(holder.to_string()),
+            Some(scope) => {
+                sql("DELETE FROM slot WHERE holder = $1 AND scope = $2").bind(holder.to_string()).bind(scope.to_owned())
+            }
         };
         self.execute(statement).await
     }
@@ -161,7 +161,7 @@ impl Tx {
     /// Appends an event.
     pub async fn event(&mut self, event: NewEvent) -> Result<()> {
         let id = EventId::new(self.now);
-        let statement = sqlx::query(
+        let statement = sql(
             "INSERT INTO event (id, time, kind, reason, message, actor, subject, subjects, root_id, owner, details) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING seq",
         )
@@ -177,7 +177,7 @@ impl Tx {
         .bind(event.owner.clone())
         .bind(map(&event.details));
         let rows = self.execute_returning(statement).await?;
-        let seq = rows.first().map(|row| super::row::Columns(row).integer("seq")).transpose()?.unwrap_or(0);
+        let seq = rows.first().map(|row| Columns(row).integer("seq")).transpose()?.unwrap_or(0);
         self.news.events.push(Event {
             seq,
             id: id.into(),
@@ -198,14 +198,13 @@ impl Tx {
 impl super::Store {
     /// Slots that `holder` has.
     pub async fn slots_of(&self, holder: &Subject) -> Result<Vec<Slot>> {
-        sqlx::query("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
+        sql("SELECT scope, place FROM slot WHERE holder = $1 ORDER BY scope, place")
             .bind(holder.to_string())
             .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+            .await?
             .iter()
             .map(|row| {
-                let columns = super::row::Columns(row);
+                let columns = Columns(row);
                 Ok(Slot { scope: columns.text("scope")?, place: columns.integer("place")? })
             })
             .collect()

@@ -1,6 +1,7 @@
 //! The one writer of `SQLite`: takes what waits, runs it in one transaction, commits once, answers everyone.
 //!
-//! Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
+//! It has a thread of its own, on which operations run and `SQLite` works: a write costs its caller one trip to that
+//! thread and back, however many statements it makes. Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
 //! operation of a batch fails after it has written, the batch is rolled back and each is run again alone.
 
 use std::panic::AssertUnwindSafe;
@@ -9,19 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use sqlx::AnyConnection;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::tx::Tx;
-use super::{News, failed};
+use super::idle::{Given, Idle};
+use super::tx::{Session, Tx};
+use super::{Claim, News};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// Operations in one transaction at most: enough to share a flush, few enough that a reply is not held long.
 const BATCH: usize = 64;
 
-/// Statements run by writers, for the benchmarks.
-pub(super) static STATEMENTS: AtomicU64 = AtomicU64::new(0);
 /// Commits so far in this process, for the fail points.
 static COMMITS: AtomicU64 = AtomicU64::new(0);
 
@@ -95,88 +94,127 @@ where
 }
 
 pub(super) fn start(
-    connection: AnyConnection,
+    session: Box<dyn Session>,
     clock: SharedClock,
     news: broadcast::Sender<Arc<News>>,
-) -> mpsc::Sender<Box<dyn Operation>> {
+    idle: Arc<Idle>,
+) -> Result<mpsc::Sender<Box<dyn Operation>>> {
     let (sender, receiver) = mpsc::channel(1024);
-    tokio::spawn(serve(Tx::new(connection, clock), receiver, news));
-    sender
+    let runtime = tokio::runtime::Handle::current();
+    let writer = Writer { tx: Tx::new(session, clock), news, idle };
+    std::thread::Builder::new()
+        .name("store-writer".to_owned())
+        .spawn(move || runtime.block_on(writer.serve(receiver)))
+        .map_err(|error| Error::internal("cannot start the thread that writes to the database", error))?;
+    Ok(sender)
 }
 
-async fn serve(mut tx: Tx, mut queue: mpsc::Receiver<Box<dyn Operation>>, news: broadcast::Sender<Arc<News>>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        if !together(&mut tx, &mut batch, &news).await {
-            for operation in batch.drain(..) {
-                alone(&mut tx, operation, &news).await;
+struct Writer {
+    tx: Tx,
+    news: broadcast::Sender<Arc<News>>,
+    idle: Arc<Idle>,
+}
+
+impl Writer {
+    async fn serve(mut self, mut queue: mpsc::Receiver<Box<dyn Operation>>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            if !self.together(&mut batch).await {
+                for operation in batch.drain(..) {
+                    self.alone(operation).await;
+                }
             }
         }
     }
-}
 
-/// Runs a batch in one transaction; `false` leaves it for [`alone`].
-async fn together(tx: &mut Tx, batch: &mut Vec<Box<dyn Operation>>, news: &broadcast::Sender<Arc<News>>) -> bool {
-    if let Err(error) = tx.begin().await {
-        answer_all(batch, Err(&error));
-        return true;
-    }
-    for operation in &mut *batch {
-        if operation.run(tx).await == Ran::Spoiled {
-            tx.rollback().await;
-            if batch.len() > 1 {
-                return false;
-            }
-            answer_all(batch, Ok(()));
+    /// Runs a batch in one transaction; `false` leaves it for [`Writer::alone`].
+    async fn together(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> bool {
+        if let Err(error) = self.tx.begin().await {
+            answer_all(batch, Err(&error));
             return true;
         }
+        for operation in &mut *batch {
+            if operation.run(&mut self.tx).await == Ran::Spoiled {
+                self.tx.rollback().await;
+                if batch.len() > 1 {
+                    return false;
+                }
+                answer_all(batch, Ok(()));
+                return true;
+            }
+        }
+        let committed = self.commit().await;
+        answer_all(batch, committed.as_ref().map(|_| ()));
+        self.announce(committed).await;
+        true
     }
-    let committed = commit(tx).await;
-    answer_all(batch, committed.as_ref().map(|_| ()));
-    announce(committed, news);
-    true
-}
 
-async fn alone(tx: &mut Tx, mut operation: Box<dyn Operation>, news: &broadcast::Sender<Arc<News>>) {
-    if let Err(error) = tx.begin().await {
-        operation.answer(Err(&error));
-        return;
+    async fn alone(&mut self, mut operation: Box<dyn Operation>) {
+        if let Err(error) = self.tx.begin().await {
+            operation.answer(Err(&error));
+            return;
+        }
+        if operation.run(&mut self.tx).await == Ran::Spoiled {
+            self.tx.rollback().await;
+            operation.answer(Ok(()));
+            return;
+        }
+        let committed = self.commit().await;
+        operation.answer(committed.as_ref().map(|_| ()));
+        self.announce(committed).await;
     }
-    if operation.run(tx).await == Ran::Spoiled {
-        tx.rollback().await;
-        operation.answer(Ok(()));
-        return;
+
+    async fn commit(&mut self) -> Result<(News, Vec<Given>)> {
+        if !self.tx.has_written_at_all() {
+            self.tx.rollback().await;
+            return Ok((News::default(), Vec::new()));
+        }
+        let given = match self.idle.give(&mut self.tx).await {
+            Ok(given) => given,
+            Err(error) => {
+                self.tx.rollback().await;
+                return Err(error);
+            }
+        };
+        let number = COMMITS.fetch_add(1, Ordering::SeqCst) + 1;
+        fail_point("before", number);
+        let told = self.tx.commit().await?;
+        fail_point("after", number);
+        Ok((told, given))
     }
-    let committed = commit(tx).await;
-    operation.answer(committed.as_ref().map(|_| ()));
-    announce(committed, news);
+
+    async fn announce(&mut self, committed: Result<(News, Vec<Given>)>) {
+        let Ok((told, given)) = committed else { return };
+        if told.ready > 0 || told.timer.is_some() || !told.events.is_empty() {
+            // Nobody may be listening; that is fine.
+            let _ = self.news.send(Arc::new(told));
+        }
+        for Given { claim, to } in given {
+            if let Err(claim) = to.send(claim) {
+                // Its worker has just left.
+                self.give_back(claim).await;
+            }
+        }
+    }
+
+    async fn give_back(&mut self, claim: Claim) {
+        let task = claim.task.clone();
+        let (operation, answer) = operation(move |tx| {
+            let claim = claim.clone();
+            Box::pin(async move { tx.hand_back(&claim).await })
+        });
+        Box::pin(self.alone(operation)).await;
+        if let Ok(Err(error)) = answer.await {
+            // It runs out, and someone takes it over.
+            tracing::warn!(%task, error = %crate::error::report(&error), "cannot hand a claim back");
+        }
+    }
 }
 
 fn answer_all(batch: &mut Vec<Box<dyn Operation>>, commit: Result<(), &Error>) {
     for operation in batch.drain(..) {
         operation.answer(commit);
     }
-}
-
-fn announce(committed: Result<News>, news: &broadcast::Sender<Arc<News>>) {
-    if let Ok(told) = committed
-        && (told.ready > 0 || told.timer.is_some() || !told.events.is_empty())
-    {
-        // Nobody may be listening; that is fine.
-        let _ = news.send(Arc::new(told));
-    }
-}
-
-async fn commit(tx: &mut Tx) -> Result<News> {
-    if !tx.has_written_at_all() {
-        tx.rollback().await;
-        return Ok(News::default());
-    }
-    let number = COMMITS.fetch_add(1, Ordering::SeqCst) + 1;
-    fail_point("before", number);
-    let told = tx.commit().await.map_err(failed)?;
-    fail_point("after", number);
-    Ok(told)
 }
 
 /// `DRYDOCK_FAIL_AT=before:N` or `after:N` kills the daemon with SIGKILL around its Nth commit. For the crash tests;

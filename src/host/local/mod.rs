@@ -2,6 +2,7 @@
 
 mod files;
 mod folder;
+mod marks;
 mod probe;
 mod process_table;
 mod program;
@@ -21,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use self::files::LocalFiles;
+use self::marks::Marks;
 use self::process_table::{Candidate, LEASE_VARIABLE, PROCESS_VARIABLE, strike};
 use self::spawn::Spawner;
 use self::supervisor::Supervisor;
@@ -39,14 +41,22 @@ pub struct LocalHost {
     data_dir: PathBuf,
     executable: PathBuf,
     spawner: Spawner,
+    marks: Arc<Marks>,
 }
 
 impl LocalHost {
     /// `data_dir` is absolute; `executable` is this binary, whose subcommand [`SUBCOMMAND`] runs [`supervise`].
     #[must_use]
     pub fn new(data_dir: PathBuf, executable: PathBuf) -> Self {
-        let spawner = Spawner::new(Supervisor::new(executable.clone()));
-        Self { data_dir, executable, spawner }
+        let marks = Arc::new(Marks::default());
+        let spawner = Spawner::new(Supervisor::new(executable.clone()), Arc::clone(&marks));
+        Self { data_dir, executable, spawner, marks }
+    }
+
+    /// Tells the newest id of a lease or resource that there was when this daemon began; empty, there was none. Until it
+    /// is told, processes are looked for in the name of all that ends, after that only where there may be some.
+    pub fn inherits_up_to(&self, newest: &str) {
+        self.marks.inherits_up_to(newest);
     }
 }
 
@@ -127,6 +137,9 @@ impl Host for LocalHost {
     }
 
     async fn end_strays(&self, lease_id: &str) -> Result<()> {
+        if !self.marks.take(lease_id) {
+            return Ok(());
+        }
         let lease = lease_id.to_owned();
         // A process id as well: what a user runs with just the lease's name in its environment is not ours.
         let wanted = move |candidate: &mut Candidate| {
@@ -135,6 +148,7 @@ impl Host for LocalHost {
         if end_all(Duration::ZERO, wanted).await {
             return Ok(());
         }
+        self.marks.note(lease_id);
         Err(Error::new(Reason::Internal, format!("processes of lease {lease_id} survive SIGKILL")))
     }
 
@@ -147,6 +161,10 @@ impl Host for LocalHost {
     }
 
     async fn remove_folder(&self, path: &Path) -> Result<()> {
+        let absent = || path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        if path.starts_with(&self.data_dir) && absent() {
+            return Ok(());
+        }
         let (data_dir, path) = (self.data_dir.clone(), path.to_owned());
         blocking(move || folder::remove(&data_dir, &path)).await
     }

@@ -17,6 +17,7 @@ use rustix::process::Pid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 
+use super::marks::Marks;
 use super::process_table::{Candidate, LEASE_VARIABLE};
 use super::program::{CannotRun, Environment, find};
 use super::supervisor::Supervisor;
@@ -33,6 +34,7 @@ pub(super) struct Spawner {
     environment: Environment,
     supervisor: Arc<Supervisor>,
     sweep: Arc<Sweep>,
+    marks: Arc<Marks>,
 }
 
 enum Started {
@@ -53,10 +55,10 @@ async fn until_known(child: &Child, lease_id: &str) {
 
 impl Spawner {
     /// The supervisor is started with the first process.
-    pub(super) fn new(supervisor: Supervisor) -> Self {
+    pub(super) fn new(supervisor: Supervisor, marks: Arc<Marks>) -> Self {
         let supervisor = Arc::new(supervisor);
         let sweep = Sweep::new(Arc::clone(&supervisor));
-        Self { environment: Environment::read(), supervisor, sweep }
+        Self { environment: Environment::read(), supervisor, sweep, marks }
     }
 
     /// Starts a process that dies with the daemon.
@@ -163,9 +165,13 @@ impl Spawner {
         child.arg0(program).args(arguments).env_clear().envs(&environment).current_dir(&command.cwd).process_group(0);
         child.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut tries = 0;
+        self.marks.note(&command.lease_id);
         loop {
             let error = match child.spawn() {
-                Ok(child) => return Ok(Started::Child(child)),
+                Ok(child) => {
+                    self.marks.note(&command.lease_id);
+                    return Ok(Started::Child(child));
+                }
                 Err(error) => error,
             };
             match error.raw_os_error().map(Errno::from_raw_os_error) {

@@ -2,6 +2,7 @@
 
 mod batches;
 mod claims;
+mod fused;
 mod ground;
 mod lists;
 mod opening;
@@ -42,6 +43,9 @@ conformance! { sqlite:
     claims::a_claim_that_is_handed_back_counts_as_no_crash,
     claims::the_next_claim_comes_with_the_commit,
     claims::a_step_that_says_no_keeps_its_claim_and_writes_nothing,
+    fused::a_step_that_needs_only_the_transaction_is_taken_along,
+    fused::a_step_that_fails_along_spoils_no_other,
+    fused::a_commit_claims_for_who_has_nothing_to_do,
     waits::a_signal_between_claim_and_park_makes_it_ready,
     waits::what_changed_since_the_look_is_not_waited_for,
     waits::a_wake_forgets_the_wait,
