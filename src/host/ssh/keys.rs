@@ -96,7 +96,14 @@ async fn meet(target: &Target, within: Duration) -> Result<Vec<HostKey>> {
     let log = Log::new(&folder.path().join("log"), folder.path());
     let mut command = config::ssh(folder.path());
     command.arg("-E").arg(&log.own).arg("-T");
-    command.args(["-o", "StrictHostKeyChecking=accept-new", "-o", "PreferredAuthentications=none"]);
+    command.args([
+        "-o",
+        "StrictHostKeyChecking=accept-new",
+        "-o",
+        "PreferredAuthentications=none",
+        "-o",
+        "ControlPath=none",
+    ]);
     command.args(["-o", "PubkeyAuthentication=no", "-o"]).arg(format!("UserKnownHostsFile=\"{}\"", noted.display()));
     command.args(["--", &target.address, "true"]);
     run(&mut command, within).await?;

@@ -106,14 +106,15 @@ impl Master {
         // Master running (pid=4711)
         let pid = text.split_once("pid=").and_then(|(_, rest)| rest.split(')').next()?.parse().ok());
         let pid = pid.and_then(Pid::from_raw).ok_or_else(|| io::Error::other(text.trim().to_owned()))?;
-        let life = pidfd_open(pid, PidfdFlags::empty())?;
+        #[expect(deprecated, reason = "its successor is unsafe; an owned descriptor keeps its number")]
+        let life = AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)?;
         Ok(Self {
             number,
             pid,
             since: Instant::now(),
             session: Arc::new(Session::resume_mux(socket.into(), None)),
             socket: socket.to_owned(),
-            life: AsyncFd::with_interest(life, Interest::READABLE)?,
+            life,
         })
     }
 
