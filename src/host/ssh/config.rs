@@ -119,7 +119,7 @@ fn machine(target: &Target, jump: Option<&Jump<'_>>, folder: &Path, idle: Durati
         let port = jump.port.map(|port| format!("-p {port} ")).unwrap_or_default();
         let (config, log) = (folder.join(JUMP), folder.join(JUMP_LOG));
         say(format_args!(
-            "ProxyCommand exec ssh -F '{}' -E '{}' {user}{port}-W '[%h]:%p' -- {}",
+            "ProxyCommand ssh -F '{}' -E '{}' {user}{port}-W '[%h]:%p' -- {}",
             config.display(),
             log.display(),
             jump.host

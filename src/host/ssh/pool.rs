@@ -124,7 +124,7 @@ impl Pool {
             }
             state.waiting.push_back(Waiter { class, grant });
             self.serve(&mut state);
-            !state.room.possible(class, begun) && self.grow(&mut state)
+            !state.room.possible(class) && self.grow(&mut state)
         };
         let mut step = WAITS;
         loop {
@@ -140,7 +140,7 @@ impl Pool {
             let now = Instant::now();
             let mut state = self.lock();
             if now >= deadline {
-                return Err(self.exhausted(&state, now, now - begun));
+                return Err(self.exhausted(&state, now - begun));
             }
             // One that waits for a learned limit to be forgotten is served here.
             self.serve(&mut state);
@@ -156,7 +156,7 @@ impl Pool {
         }
     }
 
-    fn exhausted(&self, state: &State, now: Instant, waited: Duration) -> Error {
+    fn exhausted(&self, state: &State, waited: Duration) -> Error {
         let open: u32 = state.room.seats.iter().map(|seats| seats.open).sum();
         let message = format!(
             "no session of {} was free in {} s: {open} are open on {} connections, and it takes {} on each; raise MaxSessions \
@@ -164,7 +164,7 @@ impl Pool {
             self.target.id,
             waited.as_secs(),
             state.masters.len(),
-            state.room.limit(now)
+            state.room.limit()
         );
         Error::new(Reason::SessionsExhausted, message).retry_after(Duration::from_secs(1))
     }
@@ -342,7 +342,7 @@ impl Pool {
             "masters": masters,
             "waiting": state.waiting.len(),
             "dialling": state.dialling,
-            "session_limit": state.room.limit(now),
+            "session_limit": state.room.limit(),
             "last_error": state.down.as_ref().map(|down| json!({
                 "reason": down.failure.reason.as_str(),
                 "message": down.failure.message,
