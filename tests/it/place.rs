@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use drydock::error::Error;
 use drydock::host::local::LocalHost;
+use drydock::host::ssh::sftp::Sftp;
 use drydock::host::{Exit, Host, Place};
 use drydock::interface::command::{
     EndReason, ExecSpec, Execution, Exited, Frame, Inputs, OutputStream, Payload, Started, exec,
 };
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+
+use crate::sftp::over::{OverSftp, Pipes, server};
 
 /// For what must happen soon; generous, since machines are slow at times.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -43,6 +46,15 @@ impl Ground {
         let root = data.path().join("leases").join(&lease);
         let place = Place { host: Arc::clone(&host) as Arc<dyn Host>, root, quota: None };
         Self { data, host, place, lease, ended: CancellationToken::new() }
+    }
+
+    /// The same, but its files go over sftp.
+    pub(crate) fn over_sftp() -> Self {
+        let mut ground = Self::new();
+        let local = Arc::clone(&ground.host);
+        let sftp = Sftp::new(Pipes::new(server()), "box-1");
+        ground.place.host = Arc::new(OverSftp { local, sftp });
+        ground
     }
 
     pub(crate) async fn exec(&self, spec: ExecSpec, inputs: Option<Inputs>) -> Result<Execution, Error> {

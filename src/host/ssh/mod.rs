@@ -1,7 +1,10 @@
 //! Machines that are reached over ssh.
 //!
-//! `link` is how channels are opened to a machine (a pool of OpenSSH masters behind it), `files` holds the files over sftp,
+//! `link` is how channels are opened to a machine (a pool of OpenSSH masters behind it), `files` holds the files over `sftp`,
 //! and what runs there runs under a small POSIX shell wrapper, for which the machine needs nothing but `sh`.
 
+mod files;
 pub mod link;
+pub mod sftp;
 pub mod target;
+mod versions;
