@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::place::{Ground, soon, until};
 
-/// Each test on this machine's files as they are, and over sftp.
-macro_rules! on_both {
+/// Each test on this machine's files as they are, over sftp, and over the sftp of a real sshd.
+macro_rules! on_all {
     ($($test:ident),+ $(,)?) => {
         mod local {
             $(#[tokio::test] async fn $test() { super::$test(crate::place::Ground::new()).await; })+
@@ -28,10 +28,18 @@ macro_rules! on_both {
         mod sftp {
             $(#[tokio::test] async fn $test() { super::$test(crate::place::Ground::over_sftp()).await; })+
         }
+        mod ssh {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(crate::place::Ground::over_ssh().await).await;
+                }
+            )+
+        }
     };
 }
 
-on_both!(
+on_all!(
     a_write_is_seen_when_it_is_whole,
     what_is_not_finished_leaves_nothing,
     an_upload_goes_on_where_it_was,

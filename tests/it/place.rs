@@ -15,6 +15,8 @@ use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::sftp::over::{OverSftp, Pipes, server};
+use crate::ssh::kit::{Quay, linked};
+use crate::ssh::sshd::Sshd;
 
 /// For what must happen soon; generous, since machines are slow at times.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -26,6 +28,8 @@ pub(crate) struct Ground {
     pub(crate) place: Place,
     pub(crate) lease: String,
     pub(crate) ended: CancellationToken,
+    /// What the host needs to live.
+    kept: Option<(Sshd, Quay)>,
 }
 
 /// All that a command said.
@@ -45,7 +49,7 @@ impl Ground {
         let host = local_host(data.path());
         let root = data.path().join("leases").join(&lease);
         let place = Place { host: Arc::clone(&host) as Arc<dyn Host>, root, quota: None };
-        Self { data, host, place, lease, ended: CancellationToken::new() }
+        Self { data, host, place, lease, ended: CancellationToken::new(), kept: None }
     }
 
     /// The same, but its files go over sftp.
@@ -54,6 +58,17 @@ impl Ground {
         let local = Arc::clone(&ground.host);
         let sftp = Sftp::new(Pipes::new(server()), "box-1");
         ground.place.host = Arc::new(OverSftp { local, sftp });
+        ground
+    }
+
+    /// The same, over the sftp of a real sshd.
+    pub(crate) async fn over_ssh() -> Self {
+        let mut ground = Self::new();
+        let machine = Sshd::start();
+        let (quay, link) = linked(&machine).await;
+        let local = Arc::clone(&ground.host);
+        ground.place.host = Arc::new(OverSftp { local, sftp: Sftp::new(link, "box-1") });
+        ground.kept = Some((machine, quay));
         ground
     }
 

@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use self::faults::Doing;
 use self::paths::inside;
 use super::sftp::{
-    Attributes, DISK, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RENAME, RMDIR,
-    SETSTAT, STAT, Session, Sftp, code, how, reader, writer,
+    Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RENAME, RMDIR, SETSTAT,
+    STAT, Session, Sftp, code, how, reader, writer,
 };
 use crate::error::{Error, Reason, Result};
 use crate::host::files::{Entry, EntryType, Files};
@@ -178,7 +178,7 @@ impl SftpFiles {
             );
             return Err(Error::new(Reason::InterfaceNotSupported, message));
         }
-        match session.done_within(handle.extended("fsync@openssh.com"), DISK).await {
+        match session.on_disk(handle.extended("fsync@openssh.com")).await {
             Ok(()) => Ok(()),
             Err(fault) => Err(self.explain(session, &Doing::looking("synced", path), fault).await),
         }
@@ -188,7 +188,7 @@ impl SftpFiles {
     async fn flush_folder(&self, session: &Arc<Session>, real: &Path, path: &Path) -> Result<()> {
         let Some(folder) = real.parent().filter(|_| session.extensions.fsync) else { return Ok(()) };
         let Ok(handle) = session.open(opening(folder, how::READ, None)).await else { return Ok(()) };
-        match session.done_within(handle.extended("fsync@openssh.com"), DISK).await {
+        match session.on_disk(handle.extended("fsync@openssh.com")).await {
             Err(fault) if fault.is(code::FAILURE) => {
                 Err(self.explain(session, &Doing::looking("synced", path), fault).await)
             }

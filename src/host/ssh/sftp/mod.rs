@@ -17,7 +17,7 @@ pub(super) use self::packet::{
     RENAME, RMDIR, SETSTAT, STAT, code, open as how, take_u64,
 };
 pub(super) use self::read::reader;
-pub(super) use self::session::{DISK, Fault, Handle, Session};
+pub(super) use self::session::{Fault, Handle, Session};
 pub(super) use self::write::writer;
 
 use super::link::{Link, Purpose};
@@ -26,15 +26,39 @@ use crate::error::{Error, Reason, Result};
 
 /// Sessions for transfers, at most; more transfers share them.
 const TRANSFERS: usize = 4;
-/// A session that nobody uses is closed then: the machine has few.
-const IDLE: Duration = Duration::from_secs(30);
-/// For a session, with all who are before us.
-const SESSION: Duration = Duration::from_secs(60);
+
+/// How long is waited for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A session, with all who are before us.
+    pub session: Duration,
+    /// The server's first words; the user's login files run before them.
+    pub greeting: Duration,
+    /// One answer. A server that is busy answers late, a dead link never.
+    pub answer: Duration,
+    /// An answer that waits for a disk.
+    pub disk: Duration,
+    /// A session that nobody uses is closed then: the machine has few.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            session: Duration::from_mins(1),
+            greeting: Duration::from_secs(20),
+            answer: Duration::from_secs(30),
+            disk: Duration::from_mins(5),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
 
 /// The sftp sessions of one machine.
 pub struct Sftp {
     link: Arc<dyn Link>,
     host: String,
+    patience: Patience,
     small: Mutex<Slot>,
     large: Mutex<Slot>,
     /// What distinguishes versions of a file that sftp cannot tell apart.
@@ -52,9 +76,16 @@ impl Sftp {
     /// Opens nothing yet; `host` is the machine's name in messages.
     #[must_use]
     pub fn new(link: Arc<dyn Link>, host: impl Into<String>) -> Arc<Self> {
+        Self::patient(link, host, Patience::default())
+    }
+
+    /// As [`Sftp::new`], with other times.
+    #[must_use]
+    pub fn patient(link: Arc<dyn Link>, host: impl Into<String>, patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             link,
             host: host.into(),
+            patience,
             small: Mutex::default(),
             large: Mutex::default(),
             versions: Lock::default(),
@@ -103,7 +134,7 @@ impl Sftp {
             {
                 return Err(Error::new(*reason, message.clone()));
             }
-            match start::open(&*self.link, purpose, &self.host).await {
+            match start::open(&*self.link, purpose, &self.host, self.patience).await {
                 Ok(session) => {
                     let session = Arc::new(session);
                     slot.sessions.push(Arc::clone(&session));
@@ -118,8 +149,8 @@ impl Sftp {
                 }
             }
         };
-        timeout(SESSION, find).await.unwrap_or_else(|_| {
-            let message = format!("{} gave no sftp session in {} s", self.host, SESSION.as_secs());
+        timeout(self.patience.session, find).await.unwrap_or_else(|_| {
+            let message = format!("{} gave no sftp session in {} s", self.host, self.patience.session.as_secs());
             Err(Error::new(Reason::HostUnreachable, message))
         })
     }
@@ -131,13 +162,14 @@ impl Sftp {
 
 /// Closes a session that nobody has used for a while.
 async fn close_idle(sftp: Weak<Sftp>, session: Weak<Session>) {
+    let Some(idle_after) = sftp.upgrade().map(|sftp| sftp.patience.idle) else { return };
     loop {
-        sleep(IDLE / 2).await;
+        sleep(idle_after / 2).await;
         let (Some(sftp), Some(session)) = (sftp.upgrade(), session.upgrade()) else { return };
         for slot in [&sftp.small, &sftp.large] {
             let mut slot = slot.lock().await;
             // Ours, the slot's: under its lock nobody else can get it.
-            let idle = session.is_lost() || (Arc::strong_count(&session) <= 2 && session.idle() >= IDLE);
+            let idle = session.is_lost() || (Arc::strong_count(&session) <= 2 && session.idle() >= idle_after);
             slot.sessions.retain(|held| !(idle && Arc::ptr_eq(held, &session)));
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
 use super::packet::{READ, Reply, code};
-use super::session::{ANSWER, Handle};
+use super::session::Handle;
 use crate::error::{Error, Reason};
 
 /// Bytes under way, or waiting for the reader, at most. OpenSSH's channels have a window of 2 MiB.
@@ -89,7 +89,7 @@ impl Reading {
             Error::new(Reason::HostUnreachable, message)
         };
         let session = &self.handle.session;
-        match timeout(ANSWER, &mut piece.answer).await {
+        match timeout(session.patience.answer, &mut piece.answer).await {
             Ok(Ok(Reply::Data(data))) if !data.is_empty() => {
                 let got = u32::try_from(data.len()).unwrap_or(u32::MAX);
                 match piece.length.checked_sub(got) {

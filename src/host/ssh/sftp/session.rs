@@ -11,13 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::Patience;
 use super::packet::{self, Attributes, CLOSE, Malformed, Name, Packet, Reply, code};
 use super::start::{Extensions, Limits};
 
-/// For one answer. A server that is busy with something else answers late, a dead link never.
-pub(in crate::host::ssh) const ANSWER: Duration = Duration::from_secs(30);
-/// For what waits for a disk.
-pub(in crate::host::ssh) const DISK: Duration = Duration::from_mins(5);
 /// Requests that may be under way at once, besides the data of transfers, which have windows of their own.
 const UNDER_WAY: usize = 64;
 /// A packet that is longer is no packet; servers keep to 256 KiB.
@@ -52,6 +49,7 @@ impl Fault {
 pub(in crate::host::ssh) struct Session {
     wire: Arc<Wire>,
     room: Arc<Semaphore>,
+    pub(in crate::host::ssh) patience: Patience,
     pub(in crate::host::ssh) extensions: Extensions,
     pub(in crate::host::ssh) limits: Limits,
 }
@@ -144,13 +142,14 @@ impl Session {
         stdout: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
         hold: Box<dyn std::any::Any + Send>,
         extensions: Extensions,
+        patience: Patience,
     ) -> Self {
         let (out, queue) = mpsc::unbounded_channel();
         let state = State { next: 1, waiting: HashMap::new(), lost: None, used: Instant::now() };
         let wire = Arc::new(Wire { out, state: Mutex::new(state), over: CancellationToken::new() });
         tokio::spawn(write(Arc::clone(&wire), queue, stdin));
         tokio::spawn(read(Arc::clone(&wire), stdout, hold));
-        Self { wire, room: Arc::new(Semaphore::new(UNDER_WAY)), extensions, limits: Limits::default() }
+        Self { wire, room: Arc::new(Semaphore::new(UNDER_WAY)), patience, extensions, limits: Limits::default() }
     }
 
     /// Sends at once: for transfers, which bound themselves. A receiver that errs means that the session is lost.
@@ -194,11 +193,15 @@ impl Session {
 
     /// Asks for what answers OK.
     pub(in crate::host::ssh) async fn done(&self, packet: Packet) -> Result<(), Fault> {
-        self.done_within(packet, ANSWER).await
+        self.done_within(packet, self.patience.answer).await
     }
 
-    /// As [`Session::done`], with a time of its own.
-    pub(in crate::host::ssh) async fn done_within(&self, packet: Packet, within: Duration) -> Result<(), Fault> {
+    /// As [`Session::done`], for what waits for a disk.
+    pub(in crate::host::ssh) async fn on_disk(&self, packet: Packet) -> Result<(), Fault> {
+        self.done_within(packet, self.patience.disk).await
+    }
+
+    async fn done_within(&self, packet: Packet, within: Duration) -> Result<(), Fault> {
         match self.ask(packet, within).await? {
             Reply::Status { .. } => Ok(()),
             _ => Err(self.wrong()),
@@ -207,7 +210,7 @@ impl Session {
 
     /// Asks for attributes.
     pub(in crate::host::ssh) async fn attributes(&self, packet: Packet) -> Result<Attributes, Fault> {
-        match self.ask(packet, ANSWER).await? {
+        match self.ask(packet, self.patience.answer).await? {
             Reply::Attributes(attributes) => Ok(attributes),
             _ => Err(self.wrong()),
         }
@@ -215,7 +218,7 @@ impl Session {
 
     /// Asks for names; empty at the end of a directory.
     pub(in crate::host::ssh) async fn names(&self, packet: Packet) -> Result<Vec<Name>, Fault> {
-        match self.ask(packet, ANSWER).await {
+        match self.ask(packet, self.patience.answer).await {
             Ok(Reply::Names(names)) => Ok(names),
             Ok(_) => Err(self.wrong()),
             Err(fault) if fault.is(code::END) => Ok(Vec::new()),
@@ -230,7 +233,7 @@ impl Session {
 
     /// Asks an extension for its answer.
     pub(in crate::host::ssh) async fn extended(&self, packet: Packet) -> Result<Bytes, Fault> {
-        match self.ask(packet, ANSWER).await? {
+        match self.ask(packet, self.patience.answer).await? {
             Reply::Extended(bytes) => Ok(bytes),
             _ => Err(self.wrong()),
         }
@@ -238,7 +241,7 @@ impl Session {
 
     /// Opens a file or a directory.
     pub(in crate::host::ssh) async fn open(self: &Arc<Self>, packet: Packet) -> Result<Handle, Fault> {
-        match self.ask(packet, ANSWER).await? {
+        match self.ask(packet, self.patience.answer).await? {
             Reply::Handle(name) => Ok(Handle { session: Arc::clone(self), name }),
             _ => Err(self.wrong()),
         }

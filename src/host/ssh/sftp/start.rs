@@ -7,13 +7,12 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::time::timeout;
 
+use super::Patience;
 use super::packet::{self, Packet, take_u64};
 use super::session::{Session, next};
 use crate::error::{Error, Reason, Result};
 use crate::host::ssh::link::{Link, Purpose};
 
-/// For the greetings. The user's login files run before, and may take their time.
-const GREETING: Duration = Duration::from_secs(20);
 /// For the last words of a server that is gone.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Kept of what a server says on its stderr, in bytes.
@@ -61,7 +60,7 @@ impl Extensions {
 }
 
 /// Opens a session; `host` is its name in messages.
-pub(super) async fn open(link: &dyn Link, purpose: Purpose, host: &str) -> Result<Session> {
+pub(super) async fn open(link: &dyn Link, purpose: Purpose, host: &str, patience: Patience) -> Result<Session> {
     let channel = link.subsystem("sftp", purpose).await?;
     let words = Arc::<Mutex<Vec<u8>>>::default();
     let said = tokio::spawn(listen(channel.stderr, Arc::clone(&words)));
@@ -72,9 +71,9 @@ pub(super) async fn open(link: &dyn Link, purpose: Purpose, host: &str) -> Resul
         let _ = stdin.flush().await;
         greeting(&mut stdout).await
     };
-    match timeout(GREETING, greetings).await {
+    match timeout(patience.greeting, greetings).await {
         Ok(Greeting::Welcome(extensions)) => {
-            let mut session = Session::over(stdin, stdout, channel.hold, extensions);
+            let mut session = Session::over(stdin, stdout, channel.hold, extensions, patience);
             if extensions.limits {
                 session.limits = limits(&session).await.unwrap_or_default();
             }
@@ -100,7 +99,7 @@ pub(super) async fn open(link: &dyn Link, purpose: Purpose, host: &str) -> Resul
         }
         Err(_) => Err(Error::new(
             Reason::HostUnreachable,
-            format!("the sftp server of {host} has said nothing for {} s", GREETING.as_secs()),
+            format!("the sftp server of {host} has said nothing for {} s", patience.greeting.as_secs()),
         )),
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt as _;
@@ -13,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::packet::{Packet, Reply, WRITE, code};
-use super::session::{ANSWER, Fault, Handle};
+use super::session::{Fault, Handle};
 use crate::error::Error;
 
 /// Bytes under way at most. OpenSSH's channels have a window of 2 MiB.
@@ -23,7 +22,7 @@ const WINDOW: usize = 3 * 1024 * 1024;
 pub(in crate::host::ssh) type Explain = Box<dyn Fn(Fault, usize) -> BoxFuture<'static, Error> + Send>;
 
 struct Writing {
-    handle: Arc<Handle>,
+    handle: Handle,
     /// Where the next piece goes.
     offset: u64,
     /// The piece that is being filled, and where its data begin.
@@ -42,13 +41,14 @@ pub(in crate::host::ssh) fn writer(
     offset: u64,
     explain: Explain,
 ) -> Box<dyn AsyncWrite + Send + Unpin> {
+    let patience = Box::pin(sleep(handle.session.patience.answer));
     Box::new(Writing {
-        handle: Arc::new(handle),
+        handle,
         offset,
         open: None,
         under_way: VecDeque::new(),
         bytes_under_way: 0,
-        patience: Box::pin(sleep(ANSWER)),
+        patience,
         explain,
         failing: None,
         failed: false,
@@ -60,13 +60,18 @@ impl Writing {
         usize::try_from(self.handle.session.limits.write).unwrap_or(usize::MAX)
     }
 
+    fn wait_anew(&mut self) {
+        let answer = self.handle.session.patience.answer;
+        self.patience.as_mut().reset(Instant::now() + answer);
+    }
+
     /// Sends the piece that is being filled.
     fn send(&mut self) {
         let Some((mut packet, start)) = self.open.take() else { return };
         let length = packet.len() - start;
         packet.seal_data(start);
         if self.under_way.is_empty() {
-            self.patience.as_mut().reset(Instant::now() + ANSWER);
+            self.wait_anew();
         }
         self.under_way.push_back((length, self.handle.session.send(packet)));
         self.bytes_under_way += length;
@@ -89,7 +94,7 @@ impl Writing {
                 Poll::Ready(Ok(Reply::Status { code: code::OK, .. })) => {
                     self.under_way.pop_front();
                     self.bytes_under_way -= length;
-                    self.patience.as_mut().reset(Instant::now() + ANSWER);
+                    self.wait_anew();
                 }
                 Poll::Ready(Ok(Reply::Status { code, message })) => self.fail(Fault::Refused { code, message }, length),
                 Poll::Ready(Ok(_)) => {
