@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use drydock::error::{Error, Reason};
 use drydock::host::ssh::link::Purpose;
 use drydock::host::ssh::sftp::Sftp;
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 use rustix::process::geteuid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -128,16 +129,12 @@ async fn trees_are_listed_in_pages_and_removed_whole() {
     }
     assert_eq!(all, paged);
     // Closed to us, and deeper than any path may be long.
-    let mut deep = remote.path("t/deep");
-    for _ in 0..40 {
-        deep.push("x".repeat(90));
-        fs::create_dir(&deep).unwrap();
+    let part = "x".repeat(200);
+    let mut deep = fs::File::open(remote.path("t/deep")).unwrap();
+    for _ in 0..50 {
+        mkdirat(&deep, part.as_str(), Mode::RWXU).unwrap();
+        deep = openat(&deep, part.as_str(), OFlags::RDONLY, Mode::empty()).unwrap().into();
     }
-    std::process::Command::new("sh")
-        .args(["-c", "for i in $(seq 20); do mkdir $0 && cd $0 || exit 1; done", &"y".repeat(200)])
-        .current_dir(&deep)
-        .status()
-        .unwrap();
     fs::set_permissions(remote.path("t/deep"), fs::Permissions::from_mode(0o500)).unwrap();
     fs::set_permissions(remote.path("t/deep").join(name), fs::Permissions::from_mode(0)).unwrap();
     remote.files.remove(Path::new("t"), true).await.unwrap();
