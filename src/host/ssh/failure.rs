@@ -2,7 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use super::config::JUMP_LOG;
 use super::target::Target;
@@ -64,7 +68,25 @@ pub(super) fn not_started(program: &str, error: &io::Error) -> Failure {
 /// What the logs of an ssh that has failed say.
 pub(super) async fn of_log(target: &Target, log: &Log) -> Failure {
     let read = async |path| String::from_utf8_lossy(&tokio::fs::read(path).await.unwrap_or_default()).into_owned();
-    of_text(target, &read(&log.own).await, &read(&log.jump).await)
+    let failure = of_text(target, &read(&log.own).await, &read(&log.jump).await);
+    match &target.identity_file {
+        Some(path) if failure.reason == Reason::HostAuthFailed && locked(path).await => {
+            let message = format!(
+                "the key file {} has a passphrase, which nobody is there to type: give one without, or an agent that holds it",
+                path.display()
+            );
+            Failure::new(Reason::HostAuthFailed, message)
+        }
+        _ => failure,
+    }
+}
+
+/// ssh itself says no word about a key that it cannot open.
+async fn locked(path: &Path) -> bool {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-y", "-P", "", "-f"]).arg(path).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(Duration::from_secs(5), command.output()).await;
+    output.is_ok_and(|output| output.is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("passphrase")))
 }
 
 fn of_text(target: &Target, own: &str, jump: &str) -> Failure {

@@ -30,6 +30,7 @@ type Grant = Result<(Arc<Master>, Place), Failure>;
 
 struct Waiter {
     class: Class,
+    since: Instant,
     grant: oneshot::Sender<Grant>,
 }
 
@@ -122,9 +123,9 @@ impl Pool {
             if let Some(error) = state.refusal(begun) {
                 return Err(error);
             }
-            state.waiting.push_back(Waiter { class, grant });
+            state.waiting.push_back(Waiter { class, since: begun, grant });
             self.serve(&mut state);
-            !state.room.possible(class, begun) && self.grow(&mut state)
+            !state.room.possible(class) && self.grow(&mut state)
         };
         let mut step = WAITS;
         loop {
@@ -140,7 +141,7 @@ impl Pool {
             let now = Instant::now();
             let mut state = self.lock();
             if now >= deadline {
-                return Err(self.exhausted(&state, now, now - begun));
+                return Err(self.exhausted(&state, now - begun));
             }
             // One that waits for a learned limit to be forgotten is served here.
             self.serve(&mut state);
@@ -156,7 +157,7 @@ impl Pool {
         }
     }
 
-    fn exhausted(&self, state: &State, now: Instant, waited: Duration) -> Error {
+    fn exhausted(&self, state: &State, waited: Duration) -> Error {
         let open: u32 = state.room.seats.iter().map(|seats| seats.open).sum();
         let message = format!(
             "no session of {} was free in {} s: {open} are open on {} connections, and it takes {} on each; raise MaxSessions \
@@ -164,7 +165,7 @@ impl Pool {
             self.target.id,
             waited.as_secs(),
             state.masters.len(),
-            state.room.limit(now)
+            state.room.limit()
         );
         Error::new(Reason::SessionsExhausted, message).retry_after(Duration::from_secs(1))
     }
@@ -232,6 +233,9 @@ impl Pool {
                 state.masters.insert(number, Arc::clone(&master));
                 tokio::spawn(watch(Arc::downgrade(&self), master));
                 self.serve(&mut state);
+                if state.waiting.iter().any(|waiter| now - waiter.since >= WAITS) {
+                    self.grow(&mut state);
+                }
             }
             Err(failure) => {
                 tracing::warn!(host = self.target.id, reason = failure.reason.as_str(), "{}", failure.message);
@@ -293,7 +297,9 @@ impl Pool {
     /// All masters at once.
     pub(super) fn drop_all(self: &Arc<Self>) {
         let numbers: Vec<u32> = self.lock().masters.keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.lost(number));
+        for number in numbers {
+            self.lost(number);
+        }
     }
 
     /// No call is answered any more; the masters are asked to end.
@@ -307,7 +313,9 @@ impl Pool {
         }
         state.room = Room::default();
         let masters: Vec<_> = std::mem::take(&mut state.masters).into_values().collect();
-        masters.iter().for_each(|master| master.end());
+        for master in &masters {
+            master.end();
+        }
         masters
     }
 
@@ -342,7 +350,7 @@ impl Pool {
             "masters": masters,
             "waiting": state.waiting.len(),
             "dialling": state.dialling,
-            "session_limit": state.room.limit(now),
+            "session_limit": state.room.limit(),
             "last_error": state.down.as_ref().map(|down| json!({
                 "reason": down.failure.reason.as_str(),
                 "message": down.failure.message,

@@ -2,7 +2,8 @@
 //!
 //! `sshd` gives a connection `MaxSessions` places, ten unless it is told otherwise, and frees them late. So a master is filled
 //! to about six of ten; the first one keeps places for the control channel and for files; bulk has a master of its own as long
-//! as there may be another. What the machine refuses lowers the number for a minute.
+//! as there may be another. What the machine refuses lowers the number; after a minute one more is tried, never on the first
+//! master, and with each success another.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub(super) const MASTERS: usize = 4;
 pub(super) const SESSIONS: u32 = 10;
 /// Commands on one master of [`SESSIONS`].
 const COMMANDS: u32 = 6;
-/// How long a refusal is remembered.
+/// After a refusal, how long until one more is tried.
 const REMEMBERED: Duration = Duration::from_mins(1);
 
 /// What a session is for.
@@ -85,31 +86,51 @@ impl Seats {
 #[derive(Debug, Default)]
 pub(super) struct Room {
     pub(super) seats: Vec<Seats>,
+    /// What the machine takes, and when it may be tried whether that is still so.
     learned: Option<(u32, Instant)>,
 }
 
 impl Room {
     /// Sessions that one connection is believed to have.
-    pub(super) fn limit(&self, now: Instant) -> u32 {
-        self.learned.filter(|(_, until)| now < *until).map_or(SESSIONS, |(limit, _)| limit)
+    pub(super) fn limit(&self) -> u32 {
+        self.learned.map_or(SESSIONS, |(limit, _)| limit)
+    }
+
+    /// How much more may be tried, on other masters than the first.
+    fn more(&self, now: Instant) -> u32 {
+        u32::from(self.learned.is_some_and(|(_, until)| now >= until))
     }
 
     pub(super) fn add(&mut self, master: u32) {
-        self.seats.push(Seats { master, first: !self.seats.iter().any(|seats| seats.first), ..Seats::default() });
+        self.seats.push(Seats { master, ..Seats::default() });
+        self.keep_first();
     }
 
     pub(super) fn remove(&mut self, master: u32) {
         self.seats.retain(|seats| seats.master != master);
-        if !self.seats.iter().any(|seats| seats.first)
-            && let Some(freest) = self.seats.iter_mut().min_by_key(|seats| seats.total())
-        {
+        if self.seats.is_empty() {
+            // It may be another machine, or another configuration, when it is reached again.
+            self.learned = None;
+        }
+        self.keep_first();
+    }
+
+    /// The first master is one on which the control channel is or can be; there may be none until something ends.
+    fn keep_first(&mut self) {
+        let limit = self.limit();
+        let able = |seats: &Seats| seats.taken(Class::Control) > 0 || seats.open < limit;
+        if self.seats.iter().any(|seats| seats.first && able(seats)) {
+            return;
+        }
+        self.seats.iter_mut().for_each(|seats| seats.first = false);
+        if let Some(freest) = self.seats.iter_mut().filter(|seats| able(seats)).min_by_key(|seats| seats.open) {
             freest.first = true;
         }
     }
 
     /// Takes a place, on the least busy of the masters that fit.
     pub(super) fn take(&mut self, class: Class, now: Instant) -> Option<u32> {
-        let limit = self.limit(now);
+        let (limit, more) = (self.limit(), self.more(now));
         let crowded = self.seats.len() >= MASTERS;
         // Bulk keeps to what is bulk's already, so that commands keep the rest; control to the first.
         let order = |seats: &&mut Seats| match class {
@@ -117,15 +138,16 @@ impl Room {
             Class::Control | Class::Files => (u32::from(!seats.first), seats.total()),
             Class::Command => (seats.taken(Class::Bulk), seats.total()),
         };
-        let fitting = self.seats.iter_mut().filter(|seats| seats.fits(class, limit, crowded));
+        let limit = |seats: &Seats| if seats.first { limit } else { limit + more };
+        let fitting = self.seats.iter_mut().filter(|seats| seats.fits(class, limit(seats), crowded));
         let seats = fitting.min_by_key(order)?;
         seats.taken[class as usize] += 1;
         Some(seats.master)
     }
 
     /// Whether one could be had on a master that exists, if only others ended.
-    pub(super) fn possible(&self, class: Class, now: Instant) -> bool {
-        let limit = self.limit(now);
+    pub(super) fn possible(&self, class: Class) -> bool {
+        let limit = self.limit();
         let crowded = self.seats.len() >= MASTERS;
         let empty = |seats: &Seats| Seats { master: seats.master, first: seats.first, ..Seats::default() };
         self.seats.iter().any(|seats| empty(seats).fits(class, limit, crowded))
@@ -133,8 +155,16 @@ impl Room {
 
     /// The machine has accepted the session.
     pub(super) fn opened(&mut self, master: u32) {
-        if let Some(seats) = self.of(master) {
-            seats.open += 1;
+        let Some(seats) = self.of(master) else { return };
+        seats.open += 1;
+        let open = seats.open;
+        if let Some((limit, _)) = &mut self.learned
+            && open > *limit
+        {
+            *limit = open;
+            if open >= SESSIONS {
+                self.learned = None;
+            }
         }
     }
 
@@ -145,15 +175,17 @@ impl Room {
             *taken = taken.saturating_sub(1);
             seats.open = seats.open.saturating_sub(u32::from(was_open));
         }
+        self.keep_first();
     }
 
     /// The machine refused another session on this master, and did so again: what is open there is all that it takes.
     pub(super) fn refused(&mut self, master: u32, now: Instant) {
-        let limit = self.limit(now);
+        let limit = self.limit();
         if let Some(seats) = self.of(master) {
             let open = seats.open.clamp(1, limit);
             self.learned = Some((open, now + REMEMBERED));
         }
+        self.keep_first();
     }
 
     fn of(&mut self, master: u32) -> Option<&mut Seats> {
@@ -173,7 +205,8 @@ mod tests {
     }
 
     fn fill(room: &mut Room, class: Class, now: Instant) -> u32 {
-        (0..).take_while(|_| room.take(class, now).is_some()).count().try_into().unwrap()
+        let taken = (0..100).take_while(|_| room.take(class, now).is_some()).count();
+        u32::try_from(taken).unwrap()
     }
 
     #[test]
@@ -209,7 +242,7 @@ mod tests {
         assert_eq!(room.seats[1].taken(Class::Command), 0);
         let (mut one, now) = self::room(1, SESSIONS);
         assert_eq!(one.take(Class::Bulk, now), None);
-        assert!(!one.possible(Class::Bulk, now), "a second master is needed at once");
+        assert!(!one.possible(Class::Bulk), "a second master is needed at once");
     }
 
     #[test]
@@ -230,9 +263,34 @@ mod tests {
         }
         room.take(Class::Command, now).unwrap();
         room.refused(0, now);
-        assert_eq!(room.limit(now), 3);
+        assert_eq!(room.limit(), 3);
         assert_eq!(room.take(Class::Command, now), None);
-        assert_eq!(room.limit(now + REMEMBERED), SESSIONS);
+        // Later one more is tried, on another master than the first.
+        let later = now + REMEMBERED;
+        assert_eq!(room.take(Class::Command, later), None);
+        room.add(1);
+        for limit in [3, 3, 3, 4, 5] {
+            assert_eq!(room.take(Class::Control, later), Some(1));
+            room.opened(1);
+            assert_eq!(room.limit(), limit);
+        }
+    }
+
+    #[test]
+    fn a_first_master_that_others_have_filled_hands_over() {
+        let (mut room, now) = room(1, SESSIONS);
+        // Commands come first, and there is one session on each master.
+        for _ in 0..3 {
+            room.take(Class::Command, now).unwrap();
+        }
+        room.opened(0);
+        room.free(0, Class::Command, false);
+        room.refused(0, now);
+        assert_eq!(room.limit(), 1);
+        room.add(1);
+        assert!(!room.seats[0].first && room.seats[1].first);
+        assert_eq!(room.take(Class::Command, now), None);
+        assert_eq!(room.take(Class::Control, now), Some(1));
     }
 
     #[test]
