@@ -136,7 +136,7 @@ async fn trees_are_listed_in_pages_and_removed_whole() {
         deep = openat(&deep, part.as_str(), OFlags::RDONLY, Mode::empty()).unwrap().into();
     }
     fs::set_permissions(remote.path("t/deep"), fs::Permissions::from_mode(0o500)).unwrap();
-    fs::set_permissions(remote.path("t/deep").join(name), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(remote.path("t/deep").join(name), fs::Permissions::from_mode(0o000)).unwrap();
     remote.files.remove(Path::new("t"), true).await.unwrap();
     assert!(!remote.path("t").exists() && remote.path("precious/kept").exists());
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 pub(super) use self::packet::{
     Attributes, FSETSTAT, FSTAT, LSTAT, MKDIR, Name, OPEN, OPENDIR, Packet, READDIR, READLINK, REALPATH, REMOVE,
@@ -164,7 +164,9 @@ impl Sftp {
 async fn close_idle(sftp: Weak<Sftp>, session: Weak<Session>) {
     let Some(idle_after) = sftp.upgrade().map(|sftp| sftp.patience.idle) else { return };
     loop {
-        sleep(idle_after / 2).await;
+        let Some(over) = session.upgrade().map(|session| session.over()) else { return };
+        // Until it ends, or is to be looked at.
+        let _ = timeout(idle_after / 2, over.cancelled()).await;
         let (Some(sftp), Some(session)) = (sftp.upgrade(), session.upgrade()) else { return };
         for slot in [&sftp.small, &sftp.large] {
             let mut slot = slot.lock().await;

@@ -137,7 +137,7 @@ impl Wire {
 
 impl Session {
     /// A session over a channel whose greetings were exchanged.
-    pub(in crate::host::ssh) fn over(
+    pub(in crate::host::ssh) fn start(
         stdin: Box<dyn AsyncWrite + Send + Unpin>,
         stdout: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
         hold: Box<dyn std::any::Any + Send>,
@@ -170,6 +170,11 @@ impl Session {
 
     pub(in crate::host::ssh) fn is_lost(&self) -> bool {
         self.wire.state().lost.is_some()
+    }
+
+    /// Cancelled when the session ends.
+    pub(in crate::host::ssh) fn over(&self) -> CancellationToken {
+        self.wire.over.clone()
     }
 
     /// How long nobody has asked anything.

@@ -73,7 +73,7 @@ pub(super) async fn open(link: &dyn Link, purpose: Purpose, host: &str, patience
     };
     match timeout(patience.greeting, greetings).await {
         Ok(Greeting::Welcome(extensions)) => {
-            let mut session = Session::over(stdin, stdout, channel.hold, extensions, patience);
+            let mut session = Session::start(stdin, stdout, channel.hold, extensions, patience);
             if extensions.limits {
                 session.limits = limits(&session).await.unwrap_or_default();
             }

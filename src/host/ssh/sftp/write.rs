@@ -6,10 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Pending, pending};
 use tokio::io::AsyncWrite;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Timeout, timeout};
 
 use super::packet::{Packet, Reply, WRITE, code};
 use super::session::{Fault, Handle};
@@ -29,7 +29,8 @@ struct Writing {
     open: Option<(Packet, usize)>,
     under_way: VecDeque<(usize, oneshot::Receiver<Reply>)>,
     bytes_under_way: usize,
-    patience: Pin<Box<Sleep>>,
+    /// Over when nothing has been answered for too long.
+    patience: Pin<Box<Timeout<Pending<()>>>>,
     explain: Explain,
     failing: Option<BoxFuture<'static, Error>>,
     failed: bool,
@@ -41,7 +42,7 @@ pub(in crate::host::ssh) fn writer(
     offset: u64,
     explain: Explain,
 ) -> Box<dyn AsyncWrite + Send + Unpin> {
-    let patience = Box::pin(sleep(handle.session.patience.answer));
+    let patience = Box::pin(timeout(handle.session.patience.answer, pending()));
     Box::new(Writing {
         handle,
         offset,
@@ -62,7 +63,7 @@ impl Writing {
 
     fn wait_anew(&mut self) {
         let answer = self.handle.session.patience.answer;
-        self.patience.as_mut().reset(Instant::now() + answer);
+        self.patience.set(timeout(answer, pending()));
     }
 
     /// Sends the piece that is being filled.
@@ -104,7 +105,8 @@ impl Writing {
                 Poll::Ready(Err(_)) => self.fail(self.handle.session.fault(), length),
                 Poll::Pending if self.bytes_under_way <= rest => return Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    ready!(self.patience.as_mut().poll(cx));
+                    // It can only run out.
+                    let _ = ready!(self.patience.as_mut().poll(cx));
                     let fault = self.handle.session.lose("the sftp server does not answer");
                     self.fail(fault, length);
                 }
