@@ -9,6 +9,7 @@
 mod channel;
 mod config;
 mod failure;
+mod files;
 mod folder;
 pub mod keys;
 pub mod link;
@@ -17,5 +18,7 @@ mod master;
 pub mod masters;
 mod pool;
 mod room;
+pub mod sftp;
 mod subsystem;
 pub mod target;
+mod versions;
