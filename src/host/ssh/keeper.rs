@@ -14,6 +14,7 @@ use crate::error::{Result, report};
 
 const KEEPER: &str = include_str!("sh/keeper.sh");
 const RUNNER: &str = include_str!("sh/runner.sh");
+const GROUP: &str = include_str!("sh/group.sh");
 /// What starts a command, for the runner and the clerk.
 pub(super) const START: &str = include_str!("sh/start.sh");
 
@@ -63,7 +64,7 @@ impl Keeper {
     pub(super) async fn start(link: &dyn Link, data_dir: &Path, owner: &str, name: &str) -> Result<Self> {
         let folder = data_dir.join("run").join(name);
         let mut script = Vec::new();
-        let runner = compact(&format!("{START}{RUNNER}"));
+        let runner = compact(&format!("{GROUP}{START}{RUNNER}"));
         for (variable, value) in [
             ("dd_data", quoted_path(data_dir)),
             ("dd_name", quoted(name)),
@@ -76,7 +77,7 @@ impl Keeper {
             script.extend_from_slice(&value);
             script.push(b'\n');
         }
-        script.extend_from_slice(compact(KEEPER).as_bytes());
+        script.extend_from_slice(compact(&format!("{GROUP}{KEEPER}")).as_bytes());
         let (talk, _) = Talk::open(link, Purpose::Control, &script).await?;
         Ok(Self { talk, folder })
     }

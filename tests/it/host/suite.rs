@@ -406,6 +406,8 @@ async fn a_launched_process_is_only_stopped_in_its_leases_name(yard: Yard) {
     let log = yard.path("log");
     let pid = host.launch(command.clone(), &log).await.unwrap();
     until("the log", || std::fs::read_to_string(&log).is_ok_and(|text| text == "up it's\n")).await;
+    let sleeps = || std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"sleep"));
+    until("its second program", sleeps).await;
     assert!(host.is_running(pid, &yard.lease).await);
     assert!(!host.is_running(pid, "lease_other").await);
     host.stop(pid, "lease_other", Duration::ZERO).await.unwrap();
@@ -518,9 +520,10 @@ async fn secrets_are_in_no_argv(yard: Yard) {
     let secret = format!("hunter-{:016x}", fastrand::u64(..));
     let spec = ExecSpec {
         secret_env: [("TOKEN".to_owned(), secret.clone())].into(),
-        // All command lines of all processes, while it runs; the shell that looks must not find its own words.
+        // All command lines of all processes, while it runs; nobody who looks may have it among its own words.
         ..shell(
-            "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c \"$TOKEN\"; test -n \"$TOKEN\" && echo set",
+            "printf '%s\\n' \"$TOKEN\" >pattern; cat /proc/[0-9]*/cmdline >all 2>/dev/null; \
+             grep -c -a -f pattern all; test -n \"$TOKEN\" && echo set",
         )
     };
     assert_eq!(yard.run(spec).await.text(), "0\nset\n");

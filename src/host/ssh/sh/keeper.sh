@@ -42,8 +42,8 @@ dd_look_at() {
 # Sends a signal, 0 for none, to a group and to whoever has left it but carries the mark; prints how many there were.
 dd_strike() {
     dd_count=0
-    if [ "$2" -gt 1 ] && kill -s 0 -- "-$2"; then
-        if [ "$1" != 0 ]; then kill -s "$1" -- "-$2"; fi
+    if [ "$2" -gt 1 ] && dd_kill_group 0 "$2"; then
+        if [ "$1" != 0 ]; then dd_kill_group "$1" "$2"; fi
         # A zombie does not count.
         if grep -qs ") [^ZX] [0-9]* $2 " /proc/[0-9]*/stat; then dd_count=1; fi
     fi
@@ -60,7 +60,7 @@ dd_strike() {
 
 # Sends a signal by its number to a group, or to who will lead it in a moment.
 dd_signal() {
-    kill -s "$1" -- "-$2" || kill -s "$1" "$2" || :
+    dd_kill_group "$1" "$2" || kill -s "$1" "$2" || :
 }
 
 # Sends a signal to all that run for a lease, but not to what a user has merely named after it.

@@ -59,7 +59,7 @@ dd_child() {
 # younger than it.
 dd_lives() {
     [ "$dd_pid" -gt 0 ] || return 1
-    if [ -n "$dd_setsid" ] && kill -s 0 -- "-$dd_pid"; then return 0; fi
+    if [ -n "$dd_setsid" ] && dd_kill_group 0 "$dd_pid"; then return 0; fi
     read -r dd_last dd_last dd_last dd_last dd_last </proc/loadavg || return 1
     [ "$dd_last" != "$dd_pid" ] || return 1
     set --
