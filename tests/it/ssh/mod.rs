@@ -1,0 +1,9 @@
+//! Machines over ssh, each a real sshd on loopback.
+
+mod faults;
+mod kit;
+mod links;
+mod machines;
+mod refusals;
+mod sessions;
+pub(crate) mod sshd;
