@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use drydock::error::Reason;
 
-use super::{Shell, Yard};
+use super::{Machine, Shell, Yard, sshd};
 
 macro_rules! everywhere {
     ($($test:ident),+ $(,)?) => {
@@ -12,6 +12,15 @@ macro_rules! everywhere {
         everywhere!(@ dash Yard::sham(Shell::Dash) => $($test),+);
         everywhere!(@ bash Yard::sham(Shell::Bash) => $($test),+);
         everywhere!(@ busybox Yard::sham(Shell::Busybox) => $($test),+);
+
+        /// The same over real ssh, one after the other.
+        async fn over_ssh(shell: sshd::Shell) {
+            let machine = Machine::shell(shell).await;
+            $(
+                println!("{}", stringify!($test));
+                $test(machine.yard()).await;
+            )+
+        }
     };
     (@ $machine:ident $yard:expr => $($test:ident),+) => {
         mod $machine {
@@ -34,6 +43,21 @@ everywhere!(
     bytes_are_counted,
     ports_that_listen_are_seen,
 );
+
+#[tokio::test]
+async fn over_ssh_to_dash() {
+    over_ssh(sshd::Shell::Dash).await;
+}
+
+#[tokio::test]
+async fn over_ssh_to_bash() {
+    over_ssh(sshd::Shell::Bash).await;
+}
+
+#[tokio::test]
+async fn over_ssh_to_busybox() {
+    over_ssh(sshd::Shell::Busybox).await;
+}
 
 async fn texts_come_back_as_they_were(yard: Yard) {
     let folder = yard.host.data_dir().join("o'dd \"$x\" é\n*");

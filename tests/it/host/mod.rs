@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use drydock::error::Error;
+use drydock::host::ssh::host::SshHost;
 use drydock::host::{Host, Place};
 use drydock::interface::command::{ExecSpec, Execution, Inputs, exec};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::place::{Said, listen, local_host, soon};
 
 use self::sham::{Sham, Shell};
+use crate::ssh::kit::{Quay, linked};
+use crate::ssh::sshd::{self, Sshd};
 
 /// A machine, and a lease's place on it. The folder is the same seen from here and from there.
 pub(crate) struct Yard {
@@ -26,6 +29,31 @@ pub(crate) struct Yard {
     pub(crate) lease: String,
     /// Whether signals come back as codes, by 128 more.
     pub(crate) remote: bool,
+}
+
+/// A real machine over ssh, on which many tests run one after the other.
+pub(crate) struct Machine {
+    _quay: Quay,
+    pub(crate) sshd: Sshd,
+    pub(crate) host: Arc<dyn Host>,
+}
+
+impl Machine {
+    pub(crate) async fn with(options: sshd::Options) -> Self {
+        let sshd = Sshd::with(options);
+        let (quay, link) = linked(&sshd).await;
+        let host = SshHost::new(link, sshd.home().join(".drydock"), "127.0.0.1".to_owned());
+        Self { _quay: quay, sshd, host: Arc::new(host) }
+    }
+
+    pub(crate) async fn shell(shell: sshd::Shell) -> Self {
+        Self::with(sshd::Options { shell, ..sshd::Options::default() }).await
+    }
+
+    /// A new lease there.
+    pub(crate) fn yard(&self) -> Yard {
+        Yard::of(tempfile::tempdir().unwrap(), Arc::clone(&self.host), true)
+    }
 }
 
 impl Yard {

@@ -8,7 +8,7 @@ use drydock::host::{Command, Exit, Run};
 use drydock::interface::command::{EndReason, ExecSpec, Frame, Input, OutputStream, Payload};
 use futures::StreamExt as _;
 
-use super::{Shell, Yard};
+use super::{Machine, Shell, Yard, sshd};
 use crate::place::{argv, listen, lives, pid_in, shell, soon, until};
 
 macro_rules! conformance {
@@ -17,6 +17,15 @@ macro_rules! conformance {
         conformance!(@ dash Yard::sham(Shell::Dash) => $($test),+);
         conformance!(@ bash Yard::sham(Shell::Bash) => $($test),+);
         conformance!(@ busybox Yard::sham(Shell::Busybox) => $($test),+);
+
+        /// The same over real ssh, one after the other.
+        async fn over_ssh(shell: sshd::Shell) {
+            let machine = Machine::shell(shell).await;
+            $(
+                println!("{}", stringify!($test));
+                $test(machine.yard()).await;
+            )+
+        }
     };
     (@ $machine:ident $yard:expr => $($test:ident),+) => {
         mod $machine {
@@ -59,6 +68,21 @@ conformance!(
     a_reader_who_stalls_holds_up_nobody_else,
     secrets_are_in_no_argv,
 );
+
+#[tokio::test]
+async fn over_ssh_to_dash() {
+    over_ssh(sshd::Shell::Dash).await;
+}
+
+#[tokio::test]
+async fn over_ssh_to_bash() {
+    over_ssh(sshd::Shell::Bash).await;
+}
+
+#[tokio::test]
+async fn over_ssh_to_busybox() {
+    over_ssh(sshd::Shell::Busybox).await;
+}
 
 fn code_or_signal(yard: &Yard, number: i32) -> Exit {
     if yard.remote { Exit::Code(128 + number) } else { Exit::Signal(number) }

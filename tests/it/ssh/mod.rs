@@ -1,7 +1,7 @@
 //! Machines over ssh, each a real sshd on loopback.
 
 mod faults;
-mod kit;
+pub(crate) mod kit;
 mod links;
 mod machines;
 mod refusals;
