@@ -15,6 +15,7 @@ mod place;
 mod protocol;
 mod queue;
 mod rpc;
+mod sftp;
 mod ssh;
 mod store;
 mod tidy;

@@ -12,6 +12,7 @@ use super::clerk::Clerk;
 use super::crew::Crew;
 use super::link::Link;
 use super::reason::explain;
+use super::sftp::Sftp;
 use super::words::spec;
 use crate::error::{Error, Reason, Result};
 use crate::host::files::Files;
@@ -29,6 +30,7 @@ const KNOWN: u32 = 200;
 /// A machine that is reached over ssh.
 pub struct SshHost {
     crew: Arc<Crew>,
+    sftp: Arc<Sftp>,
     data_dir: PathBuf,
     address: String,
 }
@@ -38,7 +40,8 @@ impl SshHost {
     /// needed.
     #[must_use]
     pub fn new(link: Arc<dyn Link>, data_dir: PathBuf, address: String) -> Self {
-        Self { crew: Crew::new(link, data_dir.clone()), data_dir, address }
+        let sftp = Sftp::new(Arc::clone(&link), address.clone());
+        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address }
     }
 
     async fn clerk(&self) -> Result<Arc<Clerk>> {

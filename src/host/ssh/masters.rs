@@ -135,14 +135,15 @@ impl Link for Masters {
         Box::pin(self.channel(Want::Command(command.to_owned()), class)).await
     }
 
-    async fn subsystem(&self, name: &str) -> Result<Channel> {
+    async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel> {
         let want = Want::Subsystem(name.to_owned());
         if name == "sftp" && !self.sftp.load(Ordering::Relaxed) {
             let channel = Box::pin(self.channel(want.clone(), Class::Files)).await?;
             subsystem::greet(channel, &self.target().id).await?;
             self.sftp.store(true, Ordering::Relaxed);
         }
-        Box::pin(self.channel(want, Class::Files)).await
+        let class = if purpose == Purpose::Bulk { Class::Bulk } else { Class::Files };
+        Box::pin(self.channel(want, class)).await
     }
 
     async fn reset(&self) {

@@ -113,7 +113,7 @@ async fn the_control_channel_never_waits_for_commands() {
         let _control = held(&link, Purpose::Control).await;
         if max_sessions == 10 {
             let _successor = held(&link, Purpose::Control).await;
-            let _files = timeout(LONG, link.subsystem("sftp")).await.unwrap().unwrap();
+            let _files = timeout(LONG, link.subsystem("sftp", Purpose::Command)).await.unwrap().unwrap();
             let _bulk = held(&link, Purpose::Bulk).await;
         }
         crowd.iter().for_each(tokio::task::JoinHandle::abort);
@@ -185,7 +185,7 @@ async fn files_are_offered_or_missed_by_name() {
     for (shell, sftp) in [(Shell::Dash, Sftp::Internal), (Shell::Busybox, Sftp::Program)] {
         let machine = Sshd::with(Options { shell, sftp, ..Options::default() });
         let (_quay, link) = linked(&machine).await;
-        let mut channel = link.subsystem("sftp").await.unwrap();
+        let mut channel = link.subsystem("sftp", Purpose::Command).await.unwrap();
         channel.stdin.write_all(&[0, 0, 0, 5, 1, 0, 0, 0, 3]).await.unwrap();
         let mut head = [0; 5];
         timeout(LONG, channel.stdout.read_exact(&mut head)).await.unwrap().unwrap();
@@ -193,7 +193,7 @@ async fn files_are_offered_or_missed_by_name() {
     }
     let machine = Sshd::with(Options { sftp: Sftp::Missing, ..Options::default() });
     let (_quay, link) = linked(&machine).await;
-    let error = link.subsystem("sftp").await.err().unwrap();
+    let error = link.subsystem("sftp", Purpose::Command).await.err().unwrap();
     assert_eq!(error.reason, Reason::InterfaceNotSupported);
     assert!(error.message.contains("Subsystem sftp"), "{error}");
 
@@ -201,7 +201,7 @@ async fn files_are_offered_or_missed_by_name() {
     let machine = Sshd::with(Options { shell: Shell::Bash, sftp: Sftp::Program, ..Options::default() });
     std::fs::write(machine.home().join(".bashrc"), "echo welcome\n").unwrap();
     let (_quay, link) = linked(&machine).await;
-    let error = link.subsystem("sftp").await.err().unwrap();
+    let error = link.subsystem("sftp", Purpose::Command).await.err().unwrap();
     assert_eq!(error.reason, Reason::InterfaceNotSupported);
     assert!(error.message.contains("bashrc"), "{error}");
 }
