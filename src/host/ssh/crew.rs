@@ -300,7 +300,7 @@ async fn look_after(crew: Weak<Crew>) {
         let idle = if crew.busy.load(Ordering::Acquire) > 0 { Duration::ZERO } else { lock(&crew.used).elapsed() };
         let keeper = lock(&crew.keeper).clone();
         if let Some(keeper) = keeper.filter(|keeper| !keeper.dead().is_cancelled()) {
-            if idle < WATCHED && !keeper.check() {
+            if !keeper.check(idle < WATCHED) {
                 tracing::warn!(folder = %crew.data_dir.display(), "a host does not answer any more");
                 crew.link.reset().await;
             }

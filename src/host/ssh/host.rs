@@ -210,11 +210,8 @@ impl Host for SshHost {
         keeper.listens(port).await.unwrap_or(false)
     }
 
-    async fn files(&self, _root: &Path) -> Result<Arc<dyn Files>> {
-        Err(Error::new(
-            Reason::InterfaceNotSupported,
-            "files on this host need its sftp subsystem, which is not used yet",
-        ))
+    async fn files(&self, root: &Path) -> Result<Arc<dyn Files>> {
+        self.sftp.files(root).await
     }
 }
 

@@ -20,8 +20,12 @@ pub(super) const START: &str = include_str!("sh/start.sh");
 
 /// A look at all processes, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Without news for so long, it is asked whether it lives.
+/// Without news for so long, it is asked whether it lives; when the machine is not used,
 const PING_AFTER: Duration = Duration::from_millis(1500);
+/// after this, so that it knows of us.
+const PING_IDLE_AFTER: Duration = Duration::from_secs(5);
+/// In seconds: when nothing was heard of us for one to two times as long, it ends what it keeps.
+const ITS_PATIENCE: &str = "30";
 /// Who waited so long without hearing anything waits for a dead network.
 const GIVE_UP: Duration = Duration::from_millis(3800);
 
@@ -69,6 +73,7 @@ impl Keeper {
             ("dd_data", quoted_path(data_dir)),
             ("dd_name", quoted(name)),
             ("dd_owner", quoted(owner)),
+            ("dd_patience", quoted(ITS_PATIENCE)),
             ("dd_quoted", quoted(quoted_path(&folder))),
             ("dd_runner", quoted(runner)),
         ] {
@@ -98,11 +103,12 @@ impl Keeper {
         self.talk.dead()
     }
 
-    /// To be called often while the machine is used: whether it still answers. If not, it is given up.
-    pub(super) fn check(&self) -> bool {
+    /// To be called often: whether it still answers. If not, it is given up.
+    pub(super) fn check(&self, used: bool) -> bool {
+        let ping_after = if used { PING_AFTER } else { PING_IDLE_AFTER };
         if self.talk.silence() > GIVE_UP {
             self.talk.dead().cancel();
-        } else if self.talk.heard() > PING_AFTER && self.talk.silence().is_zero() {
+        } else if self.talk.heard() > ping_after && self.talk.silence().is_zero() {
             self.talk.tell(b":\n".to_vec());
         }
         !self.talk.dead().is_cancelled()

@@ -135,7 +135,10 @@ impl Talk {
             let (_, said) = greeting.await.map_err(|_| silent("the host's shell ended before it answered"))?;
             match said.split_once(' ') {
                 Some(("up", said)) => Ok((talk, said.to_owned())),
-                Some(("fail", why)) => Err(Error::new(super::reason::of(why), why.to_owned())),
+                Some(("fail", why)) => Err(super::reason::explain(
+                    "Drydock's folder on the host cannot be used; make room there, or give it to the user",
+                    why.as_bytes(),
+                )),
                 _ => Err(silent("the host's shell gave an answer that makes no sense")),
             }
         };

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use drydock::error::Error;
 use drydock::host::ssh::host::SshHost;
+use drydock::host::ssh::link::Link;
+use drydock::host::ssh::masters::Masters;
 use drydock::host::{Host, Place};
 use drydock::interface::command::{ExecSpec, Execution, Inputs, exec};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,8 @@ pub(crate) struct Yard {
 /// A real machine over ssh, on which many tests run one after the other.
 pub(crate) struct Machine {
     _quay: Quay,
-    pub(crate) sshd: Sshd,
+    _sshd: Sshd,
+    pub(crate) link: Arc<Masters>,
     pub(crate) host: Arc<dyn Host>,
 }
 
@@ -42,8 +45,9 @@ impl Machine {
     pub(crate) async fn with(options: sshd::Options) -> Self {
         let sshd = Sshd::with(options);
         let (quay, link) = linked(&sshd).await;
-        let host = SshHost::new(link, sshd.home().join(".drydock"), "127.0.0.1".to_owned());
-        Self { _quay: quay, sshd, host: Arc::new(host) }
+        let data = sshd.home().join(".drydock");
+        let host = SshHost::new(Arc::clone(&link) as Arc<dyn Link>, data, "127.0.0.1".to_owned());
+        Self { _quay: quay, _sshd: sshd, link, host: Arc::new(host) }
     }
 
     pub(crate) async fn shell(shell: sshd::Shell) -> Self {

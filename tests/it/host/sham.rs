@@ -126,7 +126,7 @@ impl Link for Sham {
         })
     }
 
-    async fn subsystem(&self, name: &str) -> Result<Channel> {
+    async fn subsystem(&self, name: &str, _purpose: Purpose) -> Result<Channel> {
         Err(Error::new(Reason::InterfaceNotSupported, format!("there is no subsystem {name}")))
     }
 

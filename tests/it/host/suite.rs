@@ -84,6 +84,21 @@ async fn over_ssh_to_busybox() {
     over_ssh(sshd::Shell::Busybox).await;
 }
 
+#[tokio::test]
+async fn a_leases_own_folders_are_looked_up_over_ssh() {
+    let machine = Machine::shell(sshd::Shell::Dash).await;
+    let yard = machine.yard();
+    std::fs::create_dir_all(yard.path("a/b")).unwrap();
+    std::os::unix::fs::symlink("/", yard.path("out")).unwrap();
+    let at = |cwd: &str| ExecSpec { cwd: cwd.to_owned(), ..argv(&["pwd", "-P"]) };
+    assert!(yard.run(at("a/b")).await.text().ends_with("/a/b\n"));
+    for (cwd, reason) in
+        [("..", Reason::PathOutsideRoot), ("out", Reason::PathOutsideRoot), ("missing", Reason::FileNotFound)]
+    {
+        assert_eq!(yard.exec(at(cwd), None).await.err().map(|error| error.reason), Some(reason), "{cwd}");
+    }
+}
+
 fn code_or_signal(yard: &Yard, number: i32) -> Exit {
     if yard.remote { Exit::Code(128 + number) } else { Exit::Signal(number) }
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The lifeline: as long as its stdin is open, the commands of this daemon may run on this machine; then they end.
-# In front of it stands what the daemon says: dd_mark, dd_data (its folder), dd_name, dd_owner, dd_runner (the text of
-# the runner). It answers requests, each a line TAG LINES and so many lines of shell, with what they print, and
+# In front of it stands what the daemon says: dd_mark, dd_data (its folder), dd_name, dd_owner, dd_patience (in
+# seconds), dd_runner (the text of the runner). It answers requests, each a line TAG LINES and so many lines of shell, with what they print, and
 # a line MARK TAG STATUS. Nothing it does may take long, since its answers are how the machine is known to live.
 # shellcheck disable=SC2154  # What stands in front.
 
@@ -124,47 +124,61 @@ dd_listens() {
     fi
 }
 
+# Whether $2, a pid, is a runner of the keeper's folder $1: numbers are given out anew.
+dd_is_runner() {
+    grep -qsF -e "$1/runner" "/proc/$2/cmdline"
+}
+
 # Ends what the runners of a keeper's folder have started, and the runners; at last the folder.
 dd_reap() {
     rm -f "$1/alive"
-    dd_round=0 dd_trusted=' '
-    while :; do
+    # Those groups that are still what they were: all of our own, and where the runner or the leader is there.
+    dd_trusted=' '
+    for dd_file in "$1"/r.*; do
+        read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
+        case $dd_what-$dd_line in idle* | over*0) continue ;; esac
+        if [ "$1" = "$dd_folder" ] || dd_is_runner "$1" "$dd_worker" ||
+            [ -n "$(dd_holding "DRYDOCK_PROCESS_ID=$dd_id" "/proc/$dd_pid/environ")" ]; then
+            dd_trusted="$dd_trusted$dd_group "
+            dd_kill_group TERM "$dd_group"
+        fi
+    done
+    dd_round=0
+    while [ "$dd_round" -lt 60 ]; do
+        sleep 0.1 || sleep 1
         dd_some=0
         for dd_file in "$1"/r.*; do
             read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
-            dd_ours=no
-            if grep -qsF -e "$1/runner" "/proc/$dd_worker/cmdline"; then dd_ours=yes; fi
-            if [ $dd_ours = yes ] && { [ "$dd_round" -gt 2 ] || [ "$dd_what" = idle ]; }; then
+            if dd_is_runner "$1" "$dd_worker"; then
                 kill -s KILL "$dd_worker"
+                dd_some=1
             fi
             case $dd_what-$dd_line in idle* | over*0) continue ;; esac
-            # Numbers are given out anew. As long as the runner or the leader is there, the group is what it was.
-            case $dd_trusted in
-            *" $dd_group "*) ;;
-            *)
-                if [ $dd_ours = yes ] || [ -n "$(dd_holding "DRYDOCK_PROCESS_ID=$dd_id" "/proc/$dd_pid/environ")" ]; then
-                    dd_trusted="$dd_trusted$dd_group "
-                else
-                    dd_group=0
-                fi
-                ;;
-            esac
-            dd_sign=0
-            if [ "$dd_round" = 0 ]; then dd_sign=TERM; fi
-            if [ "$dd_round" -gt 2 ]; then dd_sign=KILL; fi
-            if [ "$(dd_strike "$dd_sign" "$dd_group" "$dd_id")" != 0 ]; then dd_some=1; fi
+            case $dd_trusted in *" $dd_group "*) ;; *) dd_group=0 ;; esac
+            if [ "$(dd_strike KILL "$dd_group" "$dd_id")" != 0 ]; then dd_some=1; fi
         done
-        # A second look: who was about to be born has been by now.
+        # Ended when nobody was seen twice: who was about to be born has been by now.
         if [ "$dd_some" = 0 ] && [ "$dd_round" -gt 0 ]; then break; fi
         dd_round=$((dd_round + 1))
-        if [ "$dd_round" -gt 60 ]; then break; fi
-        sleep 0.1 || sleep 1
-    done
-    for dd_file in "$1"/r.*; do
-        read -r dd_what dd_worker dd_line <"$dd_file" || continue
-        if grep -qsF -e "$1/runner" "/proc/$dd_worker/cmdline"; then kill -s KILL "$dd_worker"; fi
     done
     rm -rf "$1"
+}
+
+# Beside the keeper: ends everything when no request has come for long, although the line is not cut: the network is gone,
+# or the keeper itself.
+dd_watch() {
+    trap 'kill "$dd_nap"; exit 0' TERM
+    while :; do
+        sleep "$dd_patience" &
+        dd_nap=$!
+        wait "$dd_nap"
+        if [ ! -s "$dd_folder/heard" ]; then break; fi
+        : >"$dd_folder/heard"
+    done
+    [ -d "$dd_folder" ] || exit 0
+    kill -s KILL "$$"
+    dd_reap "$dd_folder"
+    exit 0
 }
 
 # When a process began, in ticks since the boot: with the boot's id, this makes its number unmistakable.
@@ -213,6 +227,9 @@ if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd
     exit 1
 fi
 dd_clean
+echo yes >"$dd_folder/heard"
+(dd_watch) </dev/null >/dev/null &
+dd_watcher=$!
 printf '\n%s up %s\n' "$dd_mark" "$$"
 
 while read -r dd_tag dd_lines; do
@@ -223,9 +240,11 @@ while read -r dd_tag dd_lines; do
 '
         dd_lines=$((dd_lines - 1))
     done
+    echo yes >"$dd_folder/heard"
     eval "$dd_spec"
     printf '\n%s %s %s\n' "$dd_mark" "$dd_tag" "$?"
 done
+kill -s TERM "$dd_watcher"
 dd_reap "$dd_folder"
 # As it was, if nothing else is there.
 rmdir "$dd_data/run" && rmdir "$dd_data"
