@@ -225,6 +225,7 @@ impl Crew {
         let (stderr_in, stderr) = mpsc::channel(AHEAD);
         let news = Arc::new(News {
             end: watch::Sender::new(None),
+            left: watch::Sender::new(None),
             stalled: AtomicBool::new(false),
             killed: AtomicBool::new(false),
         });
@@ -243,12 +244,16 @@ impl Crew {
         tokio::spawn(async move {
             let _busy = Counted::new(&crew.busy);
             let outlets = Outlets { stdout: stdout_in, stderr: stderr_in };
-            // Given back first: who sees the end of the output finds the runner free.
-            if runner.read(&mark, &outlets, &news).await {
+            let clean = runner.read(&mark, &outlets, &news).await;
+            drop(outlets);
+            let (left, stays) = if clean { runner.settle(&mark).await } else { (true, false) };
+            news.left.send_replace(Some(left));
+            if stays {
                 crew.runners.give_back(runner, &lease);
+            } else if !left {
+                runner.keeper.forget(&runner.name);
             }
             *lock(&crew.used) = Instant::now();
-            drop(outlets);
         });
         let stderr: Option<Box<dyn AsyncRead + Send + Unpin>> =
             if command.merge_stderr { None } else { Some(Box::new(Outlet::new(stderr))) };

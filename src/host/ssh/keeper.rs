@@ -42,8 +42,8 @@ pub(super) struct Record {
     pub(super) id: String,
     /// Its group.
     pub(super) group: i64,
-    /// Its status and whether something is left of it, once it has ended.
-    pub(super) ended: Option<(i32, bool)>,
+    /// Its status, once it has ended.
+    pub(super) status: Option<i32>,
 }
 
 impl Record {
@@ -51,11 +51,11 @@ impl Record {
     fn parse(line: &str) -> Option<Self> {
         let words: Vec<_> = line.split(' ').collect();
         let (id, group) = (words.get(2)?, words.get(4)?.parse().ok()?);
-        let ended = match *words.first()? {
-            "over" => Some((words.get(5)?.parse().ok()?, *words.get(6)? != "0")),
+        let status = match *words.first()? {
+            "over" => Some(words.get(5)?.parse().ok()?),
             _ => None,
         };
-        Some(Self { id: (*id).to_owned(), group, ended })
+        Some(Self { id: (*id).to_owned(), group, status })
     }
 }
 
@@ -213,10 +213,10 @@ mod tests {
 
     #[test]
     fn records_are_read() {
-        let record = |id: &str, ended| Some(Record { id: id.to_owned(), group: 13, ended });
+        let record = |id: &str, status| Some(Record { id: id.to_owned(), group: 13, status });
         assert_eq!(Record::parse("idle 7"), None);
         assert_eq!(Record::parse("run 7 proc_a 12 13"), record("proc_a", None));
-        assert_eq!(Record::parse("over 7 proc_a 12 13 137 1"), record("proc_a", Some((137, true))));
+        assert_eq!(Record::parse("over 7 proc_a 12 13 137 1"), record("proc_a", Some(137)));
         assert_eq!(Record::parse("over 7 proc_a 12 13"), None);
     }
 }

@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Record};
 use super::link::Channel;
 use super::scan::{self, Scan};
 use crate::host::Exit;
 
 /// What is read at once; more waits in the channel.
 const CHUNK: usize = 64 * 1024;
+/// For a runner's look around after a command.
+const SETTLE: Duration = Duration::from_secs(10);
 /// A buffer with less room gets a new one.
 const ROOM: usize = 16 * 1024;
 
@@ -46,8 +50,8 @@ pub(super) enum Begun {
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// By itself; whether something of it is left.
-    Exited(Exit, bool),
+    /// By itself.
+    Exited(Exit),
     /// Nobody knows.
     Lost,
 }
@@ -56,6 +60,8 @@ pub(super) enum End {
 pub(super) struct News {
     /// How it ended.
     pub(super) end: watch::Sender<Option<End>>,
+    /// Whether something of it is left after its end.
+    pub(super) left: watch::Sender<Option<bool>>,
     /// Nobody takes its output, so its end may be hidden behind it.
     pub(super) stalled: AtomicBool,
     /// KILL was sent to the runner's own group.
@@ -111,7 +117,8 @@ impl Runner {
         self.stdin.take()
     }
 
-    /// Reads a started command to its end. Answers whether the runner can be used again.
+    /// Reads a started command to its end. Answers whether nothing of it holds the pipes, and the runner has a last
+    /// word to say, see [`Runner::settle`].
     pub(super) async fn read(&mut self, mark: &str, outlets: &Outlets, news: &News) -> bool {
         let begin = Scan::new(&format!("S{mark}\n"));
         let end = Scan::new(&format!("E{mark} "));
@@ -145,7 +152,7 @@ impl Runner {
         };
         let both = async { tokio::join!(first, second) };
         tokio::select! {
-            (first, second) = both => first && second && self.stdin.is_some(),
+            (first, second) = both => first && second,
             () = keeper.dead().cancelled() => {
                 news.end.send_if_modified(|known| known.is_none() && known.replace(End::Lost).is_none());
                 false
@@ -153,13 +160,26 @@ impl Runner {
         }
     }
 
+    /// Waits for the runner to have looked around: whether something of the command is left, and whether the runner can
+    /// be used again.
+    pub(super) async fn settle(&mut self, mark: &str) -> (bool, bool) {
+        let mark = Scan::new(&format!("R{mark} "));
+        let taker = Taker::nobody();
+        let said = tokio::select! {
+            said = timeout(SETTLE, self.stdout.line_after(&mark, &taker)) => said,
+            () = self.keeper.dead().cancelled() => Ok(Err(Broken)),
+        };
+        match said {
+            Ok(Ok(said)) => (!said.starts_with('0'), said == "0 stay" && self.stdin.is_some()),
+            _ => (true, false),
+        }
+    }
+
     /// The channel is gone: perhaps the runner has written down how it ended.
     async fn ask(keeper: &Keeper, name: &str, news: &News) -> End {
         match keeper.void(name).await {
-            Ok(Some(record)) if record.ended.is_some() => {
-                record.ended.map_or(End::Lost, |(status, left)| End::Exited(Exit::Code(status), left))
-            }
-            Ok(_) if news.killed.load(Ordering::Acquire) => End::Exited(Exit::Code(128 + 9), true),
+            Ok(Some(Record { status: Some(status), .. })) => End::Exited(Exit::Code(status)),
+            Ok(_) if news.killed.load(Ordering::Acquire) => End::Exited(Exit::Code(128 + 9)),
             _ => End::Lost,
         }
     }
@@ -185,7 +205,7 @@ impl Told {
     }
 
     fn end(&self) -> End {
-        End::Exited(Exit::Code(self.status), self.left)
+        End::Exited(Exit::Code(self.status))
     }
 }
 

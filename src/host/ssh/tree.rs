@@ -68,9 +68,9 @@ impl Running {
     async fn look(&self) {
         if let Ok(Some(record)) = self.keeper.record(&self.runner).await
             && record.id == self.id
-            && let Some((status, left)) = record.ended
+            && let Some(status) = record.status
         {
-            let end = End::Exited(Exit::Code(status), left);
+            let end = End::Exited(Exit::Code(status));
             self.news.end.send_if_modified(|known| known.is_none() && known.replace(end).is_none());
         }
     }
@@ -88,7 +88,8 @@ impl Running {
 
     /// Ends the tree; see [`Control::end`].
     async fn finish(&self, grace: Duration) {
-        if self.group == 0 || matches!(self.end(), Some(End::Exited(_, false))) {
+        // The common case: all went home by themselves.
+        if self.group == 0 || (self.end().is_some() && self.is_clean().await) {
             return;
         }
         let deadline = Instant::now() + grace;
@@ -98,10 +99,17 @@ impl Running {
         if self.end().is_none() {
             self.look().await;
         }
-        if !matches!(self.end(), Some(End::Exited(_, false))) {
+        if *self.news.left.borrow() == Some(true) {
             // Its runner is not used again.
             self.keeper.forget(&self.runner);
         }
+    }
+
+    /// Whether nothing was left of it at its end; its runner knows in a moment.
+    async fn is_clean(&self) -> bool {
+        let mut left = self.news.left.subscribe();
+        let known = timeout(LOOK, left.wait_for(Option::is_some)).await;
+        matches!(known, Ok(Ok(left)) if *left == Some(false))
     }
 
     /// Waits until `deadline` for the tree to be gone after TERM.
@@ -157,7 +165,7 @@ impl Control for Tree {
 
     async fn wait(&self) -> Result<Exit> {
         match self.running.ended().await {
-            End::Exited(exit, _) => Ok(exit),
+            End::Exited(exit) => Ok(exit),
             End::Lost => {
                 let what = format!("the link to the host was lost; nobody knows how process {} ended", self.running.id);
                 Err(Error::new(Reason::OutcomeUnknown, what))

@@ -155,7 +155,7 @@ async fn a_login_shell_that_prints_and_takes_its_time_is_paid_for_once() {
         }
         assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
         let opened = link.opened.load(Ordering::SeqCst);
-        assert!(opened <= 4, "keeper, clerk, one runner and one ahead, not {opened}");
+        assert!(opened <= 6, "keeper, clerk, and few runners, not {opened}");
     }
 }
 

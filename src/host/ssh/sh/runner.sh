@@ -4,7 +4,8 @@
 #
 # A line asks for a command: MARK ID MODE LINES, and so many lines of shell follow. Both streams then hold SMARK (on
 # stdout with pid and group, or with ! and why it was refused), the command's own bytes, and EMARK with its status
-# and 1 when something of it is left. MARK is random: no command can know it.
+# and 1 when its group lives on: then all that comes is its own. Else RMARK follows on stdout, with 1 when something
+# hides elsewhere, and whether the runner stays. MARK is random: no command can know it.
 # shellcheck disable=SC2154  # What stands in front.
 
 if [ "$2" != scrubbed ]; then
@@ -46,7 +47,10 @@ dd_take() {
 }
 
 dd_child() {
-    read -r dd_pid dd_line </proc/self/stat || dd_pid=$(exec sh -c 'echo $PPID')
+    # Nothing else tells a shell its own number without a fork.
+    cd -P /proc/self 2>/dev/null || PWD=
+    dd_pid=${PWD##*/}
+    case $dd_pid in '' | *[!0-9]*) dd_pid=$(exec sh -c 'echo $PPID') ;; esac
     dd_group=$dd_pid
     [ -n "$dd_setsid" ] || dd_group=$$
     # Told first, and only then seen whether it may: so either the keeper knows of it, or it does not run.
@@ -55,11 +59,8 @@ dd_child() {
     eval "$dd_spec"
 }
 
-# Whether something of the command that ended still lives: in its group, or by its mark among the processes that are
-# younger than it.
-dd_lives() {
-    [ "$dd_pid" -gt 0 ] || return 1
-    if [ -n "$dd_setsid" ] && dd_kill_group 0 "$dd_pid"; then return 0; fi
+# Whether something of the command that ended has left its group: by its mark, among the processes that are younger.
+dd_hides() {
     read -r dd_last dd_last dd_last dd_last dd_last </proc/loadavg || return 1
     [ "$dd_last" != "$dd_pid" ] || return 1
     set --
@@ -90,12 +91,20 @@ while read -r dd_mark dd_id dd_mode dd_lines; do
     esac
     dd_status=$?
     read -r dd_line dd_line dd_line dd_pid dd_group <"$dd_record" || exit 1
+    # Until it is known better: the keeper must not miss what hides.
+    printf 'over %s %s %s %s %s 1\n' "$$" "$dd_id" "$dd_pid" "$dd_group" "$dd_status" >"$dd_record"
     dd_left=0
-    if dd_lives; then dd_left=1; fi
-    printf 'over %s %s %s %s %s %s\n' "$$" "$dd_id" "$dd_pid" "$dd_group" "$dd_status" "$dd_left" >"$dd_record"
+    if [ -n "$dd_setsid" ] && dd_kill_group 0 "$dd_group"; then dd_left=1; fi
     printf 'E%s %s %s\n' "$dd_mark" "$dd_status" "$dd_left" || exit 0
     printf 'E%s %s %s\n' "$dd_mark" "$dd_status" "$dd_left" >&4 || exit 0
-    # What is left holds our pipes, or our stdin was the command's, or our group was: then this was all.
-    if [ "$dd_left" = 1 ] || [ -z "$dd_setsid" ]; then exit 0; fi
-    case $dd_mode in pipe*) exit 0 ;; esac
+    # What is left holds our pipes: this was all.
+    if [ "$dd_left" = 1 ]; then exit 0; fi
+    if dd_hides; then dd_left=1; fi
+    dd_stays=stay
+    # Our stdin was the command's, or our group was.
+    if [ "$dd_left" = 1 ] || [ -z "$dd_setsid" ]; then dd_stays=go; fi
+    case $dd_mode in pipe*) dd_stays=go ;; esac
+    printf 'over %s %s %s %s %s %s\n' "$$" "$dd_id" "$dd_pid" "$dd_group" "$dd_status" "$dd_left" >"$dd_record"
+    printf 'R%s %s %s\n' "$dd_mark" "$dd_left" "$dd_stays" || exit 0
+    if [ $dd_stays = go ]; then exit 0; fi
 done
