@@ -75,7 +75,13 @@ async fn nothing_survives_the_end_of_the_channels() {
         thread.join().unwrap();
         let took = until("the end of all", || !pids.iter().any(|pid| lives(*pid))).await;
         assert!(took < Duration::from_secs(4), "{shell_kind:?} {took:?}");
+        let names: Vec<_> = std::fs::read_dir(data.join("run")).map_or_else(
+            |_| Vec::new(),
+            |run| run.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect(),
+        );
         until("the keeper's own end", || !data.join("run").exists()).await;
+        let kept = |name: &String| Path::new("/dev/shm").join(format!("drydock.{name}")).exists();
+        assert!(!names.iter().any(kept), "records stay in memory: {names:?}");
     }
 }
 
@@ -149,11 +155,9 @@ async fn a_login_shell_that_prints_and_takes_its_time_is_paid_for_once() {
         let yard = Yard::of(data, Arc::new(host), true);
         let said = yard.run(shell("echo out; echo err >&2")).await;
         assert_eq!((said.text(), said.stderr.as_slice()), ("out\n", b"err\n".as_slice()));
-        let start = Instant::now();
         for _ in 0..10 {
             assert_eq!(yard.run(argv(&["true"])).await.outcome().0, Exit::Code(0));
         }
-        assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
         let opened = link.opened.load(Ordering::SeqCst);
         assert!(opened <= 6, "keeper, clerk, and few runners, not {opened}");
     }

@@ -338,7 +338,7 @@ async fn a_cancel_ends_the_whole_tree(yard: Yard) {
         let pids = pids(&yard).await;
         drop(execution);
         let took = until("the tree's end", || !pids.iter().any(|pid| lives(*pid))).await;
-        assert!(took < Duration::from_millis(2500), "{took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
         for file in ["away", "deaf", "leader"] {
             std::fs::remove_file(yard.path(file)).unwrap();
         }

@@ -102,17 +102,17 @@ dd_runs() {
 
 # What a runner has told of its last command.
 dd_record() {
-    read -r dd_line <"$dd_folder/r.$1" && printf %s "$dd_line"
+    read -r dd_line <"$dd_records/r.$1" && printf %s "$dd_line"
 }
 
 # From now on this runner starts nothing more.
 dd_void() {
-    : >"$dd_folder/v.$1"
+    : >"$dd_records/v.$1"
     dd_record "$1"
 }
 
 dd_forget() {
-    rm -f "$dd_folder/r.$1" "$dd_folder/v.$1"
+    rm -f "$dd_records/r.$1" "$dd_records/v.$1"
 }
 
 # Whether something listens on a TCP port; $1 is its number, $2 the same in hex.
@@ -132,9 +132,12 @@ dd_is_runner() {
 # Ends what the runners of a keeper's folder have started, and the runners; at last the folder.
 dd_reap() {
     rm -f "$1/alive"
+    # Our own folder may be gone already, with all that is beside it.
+    dd_where=$dd_records
+    if [ "$1" != "$dd_folder" ]; then read -r dd_where <"$1/where" || dd_where=$1; fi
     # Those groups that are still what they were: all of our own, and where the runner or the leader is there.
     dd_trusted=' '
-    for dd_file in "$1"/r.*; do
+    for dd_file in "$dd_where"/r.*; do
         read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
         case $dd_what-$dd_line in idle* | over*0) continue ;; esac
         if [ "$1" = "$dd_folder" ] || dd_is_runner "$1" "$dd_worker" ||
@@ -147,7 +150,7 @@ dd_reap() {
     while [ "$dd_round" -lt 60 ]; do
         sleep 0.1 || sleep 1
         dd_some=0
-        for dd_file in "$1"/r.*; do
+        for dd_file in "$dd_where"/r.*; do
             read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
             if dd_is_runner "$1" "$dd_worker"; then
                 kill -s KILL "$dd_worker"
@@ -161,7 +164,7 @@ dd_reap() {
         if [ "$dd_some" = 0 ] && [ "$dd_round" -gt 0 ]; then break; fi
         dd_round=$((dd_round + 1))
     done
-    rm -rf "$1"
+    rm -rf "$1" "$dd_where"
 }
 
 # Beside the keeper: ends everything when no request has come for long, although the line is not cut: the network is gone,
@@ -172,8 +175,8 @@ dd_watch() {
         sleep "$dd_patience" &
         dd_nap=$!
         wait "$dd_nap"
-        if [ ! -s "$dd_folder/heard" ]; then break; fi
-        : >"$dd_folder/heard"
+        if [ ! -s "$dd_records/heard" ]; then break; fi
+        : >"$dd_records/heard"
     done
     [ -d "$dd_folder" ] || exit 0
     kill -s KILL "$$"
@@ -218,16 +221,21 @@ dd_why=$(mkdir -p "$dd_folder" 2>&1) || dd_why=$(mkdir -p "$dd_folder" 2>&1) || 
     printf '\n%s fail %s\n' "$dd_mark" "$dd_why"
     exit 1
 }
+# In memory, if there is such a place: a busy disk would make each command wait. Nobody else can have made it.
+dd_records=/dev/shm/drydock.$dd_name
+dd_where_quoted=$dd_records
+mkdir "$dd_records" || dd_records=$dd_folder dd_where_quoted=$dd_quoted
 read -r dd_boot </proc/sys/kernel/random/boot_id || dd_boot=unknown
 if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd_folder/who" &&
-    printf 'dd_folder=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$$" "$dd_runner" >"$dd_folder/runner" &&
+    printf '%s\n' "$dd_records" >"$dd_folder/where" &&
+    printf 'dd_folder=%s dd_records=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$dd_where_quoted" "$$" "$dd_runner" >"$dd_folder/runner" &&
     : >"$dd_folder/alive"; }; then
-    rm -rf "$dd_folder"
+    rm -rf "$dd_folder" "$dd_records"
     printf '\n%s fail %s\n' "$dd_mark" "cannot write under $dd_folder: No space left on device"
     exit 1
 fi
 dd_clean
-echo yes >"$dd_folder/heard"
+echo yes >"$dd_records/heard"
 (dd_watch) </dev/null >/dev/null &
 dd_watcher=$!
 printf '\n%s up %s\n' "$dd_mark" "$$"
@@ -240,7 +248,7 @@ while read -r dd_tag dd_lines; do
 '
         dd_lines=$((dd_lines - 1))
     done
-    echo yes >"$dd_folder/heard"
+    echo yes >"$dd_records/heard"
     eval "$dd_spec"
     printf '\n%s %s %s\n' "$dd_mark" "$dd_tag" "$?"
 done

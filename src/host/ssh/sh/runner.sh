@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Runs commands, one after the other, on a channel of its own. In front of it stand start.sh and what the keeper says:
-# dd_folder, dd_keeper (its pid). $1 is the name of this runner.
+# dd_folder, dd_records (where it writes down what it does), dd_keeper (its pid). $1 is the name of this runner.
 #
 # A line asks for a command: MARK ID MODE LINES, and so many lines of shell follow. Both streams then hold SMARK (on
 # stdout with pid and group, or with ! and why it was refused), the command's own bytes, and EMARK with its status
@@ -17,7 +17,7 @@ cd / || exit 1
 exec 4>&2 2>/dev/null
 # Handled, not ignored: what is ignored would be ignored by the commands too.
 trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE
-dd_record=$dd_folder/r.$1 dd_void=$dd_folder/v.$1
+dd_record=$dd_records/r.$1 dd_void=$dd_records/v.$1
 printf 'idle %s\n' "$$" >"$dd_record" || exit 1
 
 dd_refuse() {
