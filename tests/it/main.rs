@@ -9,6 +9,7 @@ mod exec;
 mod exec_ends;
 mod files;
 mod harness;
+mod host;
 mod peers;
 mod place;
 mod protocol;
