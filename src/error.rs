@@ -170,6 +170,11 @@ impl Error {
         Self { source: Some(source.into()), ..Self::new(Reason::Internal, message) }
     }
 
+    /// An error of ours that came by way of a stream, or `INTERNAL` with the stream's own below.
+    pub fn from_stream(message: impl Into<String>, error: std::io::Error) -> Self {
+        error.downcast().unwrap_or_else(|error| Self::internal(message, error))
+    }
+
     /// Adds one fact for programs.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {

@@ -6,12 +6,17 @@ use std::time::{Duration, Instant};
 
 use drydock::error::Error;
 use drydock::host::local::LocalHost;
+use drydock::host::ssh::sftp::Sftp;
 use drydock::host::{Exit, Host, Place};
 use drydock::interface::command::{
     EndReason, ExecSpec, Execution, Exited, Frame, Inputs, OutputStream, Payload, Started, exec,
 };
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
+
+use crate::sftp::over::{OverSftp, Pipes, server};
+use crate::ssh::kit::{Quay, linked};
+use crate::ssh::sshd::Sshd;
 
 /// For what must happen soon; generous, since machines are slow at times.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -23,6 +28,8 @@ pub(crate) struct Ground {
     pub(crate) place: Place,
     pub(crate) lease: String,
     pub(crate) ended: CancellationToken,
+    /// What the host needs to live.
+    kept: Option<(Sshd, Quay)>,
 }
 
 /// All that a command said.
@@ -42,7 +49,27 @@ impl Ground {
         let host = local_host(data.path());
         let root = data.path().join("leases").join(&lease);
         let place = Place { host: Arc::clone(&host) as Arc<dyn Host>, root, quota: None };
-        Self { data, host, place, lease, ended: CancellationToken::new() }
+        Self { data, host, place, lease, ended: CancellationToken::new(), kept: None }
+    }
+
+    /// The same, but its files go over sftp.
+    pub(crate) fn over_sftp() -> Self {
+        let mut ground = Self::new();
+        let local = Arc::clone(&ground.host);
+        let sftp = Sftp::new(Pipes::new(server()), "box-1");
+        ground.place.host = Arc::new(OverSftp { local, sftp });
+        ground
+    }
+
+    /// The same, over the sftp of a real sshd.
+    pub(crate) async fn over_ssh() -> Self {
+        let mut ground = Self::new();
+        let machine = Sshd::start();
+        let (quay, link) = linked(&machine).await;
+        let local = Arc::clone(&ground.host);
+        ground.place.host = Arc::new(OverSftp { local, sftp: Sftp::new(link, "box-1") });
+        ground.kept = Some((machine, quay));
+        ground
     }
 
     pub(crate) async fn exec(&self, spec: ExecSpec, inputs: Option<Inputs>) -> Result<Execution, Error> {

@@ -38,11 +38,11 @@ pub trait Link: Send + Sync {
     /// `HOST_UNREACHABLE`, `HOST_AUTH_FAILED`, `HOST_KEY_MISMATCH`, `SESSIONS_EXHAUSTED`.
     async fn open(&self, command: &str, purpose: Purpose) -> Result<Channel>;
 
-    /// Opens a subsystem, for example `sftp`.
+    /// Opens a subsystem, for example `sftp`. A machine that has none may also be known by a channel that ends at once.
     ///
     /// # Errors
     /// As [`Link::open`]; `INTERFACE_NOT_SUPPORTED` when the machine has no such subsystem.
-    async fn subsystem(&self, name: &str) -> Result<Channel>;
+    async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel>;
 
     /// What was seen to be dead is dropped: channels that are opened from now on go over new connections.
     async fn reset(&self);

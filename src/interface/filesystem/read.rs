@@ -75,7 +75,7 @@ impl Reading {
             let mut space = (&mut self.buffer).limit(wanted);
             let file = &mut self.file;
             let read = async {
-                file.read_buf(&mut space).await.map_err(|error| Error::internal("the file cannot be read", error))
+                file.read_buf(&mut space).await.map_err(|error| Error::from_stream("the file cannot be read", error))
             };
             let length = unless_ended(&self.ended, read).await?;
             if length == 0 {

@@ -226,7 +226,7 @@ fn broken(path: &Path, error: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             Error::new(Reason::NoSpace, format!("{path:?} cannot be written: no space left")).because(error)
         }
-        _ => Error::internal(format!("{path:?} cannot be written"), error),
+        _ => Error::from_stream(format!("{path:?} cannot be written"), error),
     }
 }
 

@@ -1,0 +1,158 @@
+//! The clerk of a machine: a shell that does small work with Drydock's own folders, and launches what outlives us. Beside
+//! the keeper, because a disk may keep it waiting.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::keeper::START;
+use super::link::{Link, Purpose};
+use super::reason::explain;
+use super::talk::{Answer, Talk, compact};
+use super::words::{quoted, quoted_path};
+use crate::error::{Error, Reason, Result};
+
+const CLERK: &str = include_str!("sh/clerk.sh");
+/// A disk that is busy, not one that hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A living clerk. It goes when it is dropped.
+pub(super) struct Clerk {
+    talk: Talk,
+}
+
+impl Clerk {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub(super) async fn start(link: &dyn Link) -> Result<Self> {
+        let (talk, _) = Talk::open(link, Purpose::Control, compact(&format!("{START}{CLERK}")).as_bytes()).await?;
+        Ok(Self { talk })
+    }
+
+    /// Whether it is of no more use.
+    pub(super) fn is_dead(&self) -> bool {
+        self.talk.dead().is_cancelled()
+    }
+
+    async fn ask(&self, words: &[&[u8]]) -> Result<Answer> {
+        let mut request = words.join(&b' ');
+        request.push(b'\n');
+        let answer = self.talk.ask(request, PATIENCE).await;
+        if answer.is_err() {
+            // One that hangs would hang for the next one too.
+            self.talk.dead().cancel();
+        }
+        answer
+    }
+
+    /// Makes a folder with its parents, 0700.
+    ///
+    /// # Errors
+    /// `NO_SPACE`, `PERMISSION_DENIED`, …
+    pub(super) async fn make_folder(&self, path: &Path) -> Result<()> {
+        let answer = self.ask(&[b"dd_make_folder", &quoted_path(path)]).await?;
+        if answer.status == 0 {
+            return Ok(());
+        }
+        Err(explain(&format!("folder {} cannot be made", path.display()), &answer.body))
+    }
+
+    /// A small file's bytes; `None` when there is none.
+    ///
+    /// # Errors
+    /// `INTERNAL` when it cannot be read.
+    pub(super) async fn read(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let answer = self.ask(&[b"dd_read", &quoted_path(path)]).await?;
+        if answer.status == 0 {
+            return Ok(Some(answer.body));
+        }
+        let error = explain(&format!("{} cannot be read", path.display()), &answer.body);
+        if error.reason == Reason::FileNotFound { Ok(None) } else { Err(Error::new(Reason::Internal, error.message)) }
+    }
+
+    /// Writes a small file, 0600, by way of `temporary`, a sibling.
+    ///
+    /// # Errors
+    /// `NO_SPACE`, `PERMISSION_DENIED`, …
+    pub(super) async fn write(&self, path: &Path, temporary: &Path, text: &str) -> Result<()> {
+        let answer = self.ask(&[b"dd_write", &quoted_path(path), &quoted_path(temporary), &quoted(text)]).await?;
+        if answer.status == 0 {
+            return Ok(());
+        }
+        Err(explain(&format!("{} cannot be written", path.display()), &answer.body))
+    }
+
+    /// Bytes free on the file system that holds `path`.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the host does not tell.
+    pub(super) async fn free_bytes(&self, path: &Path) -> Result<u64> {
+        let answer = self.ask(&[b"dd_free", &quoted_path(path)]).await?;
+        let said = String::from_utf8_lossy(&answer.body);
+        let free = if answer.status == 0 { free_in(&said) } else { None };
+        free.ok_or_else(|| {
+            let error = explain(&format!("free space of {} is unknown", path.display()), said.as_bytes());
+            Error::new(Reason::Internal, error.message)
+        })
+    }
+
+    /// Starts what `spec` says so that it outlives us; answers its pid.
+    ///
+    /// # Errors
+    /// `FILE_NOT_FOUND` for what is missing, and so on.
+    pub(super) async fn launch(&self, spec: &[u8], program: &str, cwd: &Path, log: &Path) -> Result<i64> {
+        let mut request = b"dd_it=".to_vec();
+        request.extend_from_slice(&quoted(spec));
+        request.extend_from_slice(b"\ndd_launch ");
+        request.extend_from_slice(&quoted_path(log));
+        let answer = self.ask(&[&request]).await?;
+        let said = String::from_utf8_lossy(&answer.body);
+        if answer.status == 0
+            && let Ok(pid) = said.trim().parse()
+        {
+            return Ok(pid);
+        }
+        Err(match said.split_once(' ') {
+            Some(("log", why)) => explain(&format!("the log {} cannot be opened", log.display()), why.as_bytes()),
+            Some(("program", why)) => Error::new(Reason::FileNotFound, format!("program {program:?}: {why}")),
+            _ => refused(said.trim(), cwd),
+        })
+    }
+}
+
+/// Why a command was not started.
+pub(super) fn refused(why: &str, cwd: &Path) -> Error {
+    let cwd = cwd.display();
+    match why {
+        "missing" => Error::new(Reason::FileNotFound, format!("working directory {cwd} cannot be used")),
+        "file" => Error::new(Reason::NotADirectory, format!("working directory {cwd} is not a directory")),
+        "denied" => {
+            Error::new(Reason::PermissionDenied, format!("working directory {cwd} cannot be used: permission denied"))
+        }
+        _ => Error::new(Reason::HostUnreachable, "no process could be started on the host; nothing ran")
+            .retry_after(Duration::from_secs(1)),
+    }
+}
+
+/// The bytes that `df -Pk` calls available: the number in front of the percentage.
+fn free_in(said: &str) -> Option<u64> {
+    let words: Vec<_> = said.lines().last()?.split_whitespace().collect();
+    let percentage = words.iter().position(|word| {
+        word.strip_suffix('%').is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+    })?;
+    let blocks: u64 = words.get(percentage.checked_sub(1)?)?.parse().ok()?;
+    blocks.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_space_is_read_whatever_the_names() {
+        let said = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/a b 100 40 60 40% /mnt/my disk\n";
+        assert_eq!(free_in(said), Some(61_440));
+        assert_eq!(free_in("df: /x: No such file or directory\n"), None);
+    }
+}

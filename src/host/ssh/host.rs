@@ -1,0 +1,221 @@
+//! A machine that is reached over a [`Link`].
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use tokio::time::{Instant, timeout};
+
+use super::clerk::Clerk;
+use super::crew::Crew;
+use super::link::Link;
+use super::reason::explain;
+use super::sftp::Sftp;
+use super::words::spec;
+use crate::error::{Error, Reason, Result};
+use crate::host::files::Files;
+use crate::host::{Command, Exit, Host, Process, Ran, Run};
+
+/// What survives KILL this long hangs in the kernel.
+const SURVIVES: Duration = Duration::from_secs(5);
+/// A longer text goes through a pipe: the clerk's shell reads its requests byte by byte.
+const SHORT: usize = 8 * 1024;
+/// Work on many files.
+const LONG_WORK: Duration = Duration::from_mins(10);
+/// From the start of a launched program until it can be known by its environment.
+const KNOWN: u32 = 200;
+
+/// A machine that is reached over ssh.
+pub struct SshHost {
+    crew: Arc<Crew>,
+    sftp: Arc<Sftp>,
+    data_dir: PathBuf,
+    address: String,
+}
+
+impl SshHost {
+    /// `data_dir` is absolute, on the machine; `address` is where its ports are reached. Nothing is connected before it is
+    /// needed.
+    #[must_use]
+    pub fn new(link: Arc<dyn Link>, data_dir: PathBuf, address: String) -> Self {
+        let sftp = Sftp::new(Arc::clone(&link), address.clone());
+        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address }
+    }
+
+    async fn clerk(&self) -> Result<Arc<Clerk>> {
+        self.crew.clerk().await
+    }
+
+    /// Runs a script of ours with `words`.
+    async fn work(&self, script: &str, words: &[&Path], input: Vec<u8>) -> Result<Ran> {
+        let mut argv: Vec<_> = ["sh", "-c", script, "drydock"].map(str::to_owned).into();
+        for word in words {
+            let word = word.to_str().ok_or_else(|| Error::invalid("a path of Drydock's own is not UTF-8"))?;
+            argv.push(word.to_owned());
+        }
+        let env = [("LC_ALL".to_owned(), "C".to_owned())].into();
+        let command = Command { argv, cwd: "/".into(), env, stdin: !input.is_empty(), ..Command::default() };
+        self.run(Run { command, input, timeout: LONG_WORK }).await
+    }
+}
+
+fn failed(what: &str, ran: &Ran) -> Error {
+    if ran.exit.is_none() {
+        return Error::new(Reason::Internal, format!("{what}: it took too long"));
+    }
+    explain(what, ran.stderr_tail.as_bytes())
+}
+
+#[async_trait]
+impl Host for SshHost {
+    fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn spawn(&self, command: Command) -> Result<Process> {
+        self.crew.spawn(command).await
+    }
+
+    async fn run(&self, run: Run) -> Result<Ran> {
+        crate::host::run::run(self, run).await
+    }
+
+    async fn launch(&self, mut command: Command, log: &Path) -> Result<i64> {
+        if command.process_id.is_empty() {
+            command.process_id = nameless();
+        }
+        let spec = spec(&command)?;
+        let program = command.argv.first().map_or("", String::as_str);
+        let pid = self.clerk().await?.launch(&spec, program, &command.cwd, log).await?;
+        let keeper = self.crew.keeper().await?;
+        // A moment passes between a program's start and its environment's being there to be read, by which it is known.
+        for _ in 0..KNOWN {
+            if keeper.runs(pid, &command.lease_id).await? || keeper.strike(None, pid, &command.process_id).await? == 0 {
+                break;
+            }
+            let _ = timeout(Duration::from_millis(5), std::future::pending::<()>()).await;
+        }
+        Ok(pid)
+    }
+
+    async fn stop(&self, pid: i64, lease_id: &str, grace: Duration) -> Result<()> {
+        if pid <= 1 {
+            return Ok(());
+        }
+        let keeper = self.crew.keeper().await?;
+        // The launched process leads a group; what left the group has the leader's process id.
+        let id = if keeper.runs(pid, lease_id).await? { keeper.mark_of(pid).await? } else { String::new() };
+        let start = Instant::now();
+        let first = if grace.is_zero() { Signal::KILL } else { Signal::TERM };
+        let mut left = keeper.strike_launched(Some(first), pid, lease_id, &id).await?;
+        let mut pause = Duration::from_millis(2);
+        while left > 0 {
+            if start.elapsed() >= grace + SURVIVES {
+                let what = format!("process {pid} of lease {lease_id} survives SIGKILL");
+                return Err(Error::new(Reason::Internal, what));
+            }
+            let _ = timeout(pause, std::future::pending::<()>()).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+            let signal = (start.elapsed() >= grace).then_some(Signal::KILL);
+            left = keeper.strike_launched(signal, pid, lease_id, &id).await?;
+        }
+        Ok(())
+    }
+
+    async fn is_running(&self, pid: i64, lease_id: &str) -> bool {
+        let Ok(keeper) = self.crew.keeper().await else { return false };
+        pid > 0 && keeper.runs(pid, lease_id).await.unwrap_or(false)
+    }
+
+    async fn end_strays(&self, lease_id: &str) -> Result<()> {
+        let keeper = self.crew.keeper().await?;
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        while keeper.kill_strays(lease_id).await? > 0 {
+            if start.elapsed() >= SURVIVES {
+                return Err(Error::new(Reason::Internal, format!("processes of lease {lease_id} survive SIGKILL")));
+            }
+            let _ = timeout(pause, std::future::pending::<()>()).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    async fn make_folder(&self, path: &Path) -> Result<()> {
+        self.clerk().await?.make_folder(path).await
+    }
+
+    async fn remove_folder(&self, path: &Path) -> Result<()> {
+        let below = path.strip_prefix(&self.data_dir).ok();
+        let normal = |below: &&Path| {
+            below.components().next().is_some() && below.components().all(|part| matches!(part, Component::Normal(_)))
+        };
+        let Some(below) = below.filter(normal) else {
+            let (path, data_dir) = (path.display(), self.data_dir.display());
+            let what = format!("folder {path} is not removed: it is not below {data_dir}");
+            return Err(Error::new(Reason::Internal, what));
+        };
+        let ran = self.work(include_str!("sh/remove.sh"), &[&self.data_dir, below], Vec::new()).await?;
+        if ran.exit == Some(Exit::Code(0)) {
+            return Ok(());
+        }
+        let error = failed(&format!("{} cannot be removed", path.display()), &ran);
+        Err(Error::new(Reason::Internal, error.message))
+    }
+
+    async fn read_text(&self, path: &Path) -> Result<Option<String>> {
+        let Some(bytes) = self.clerk().await?.read(path).await? else { return Ok(None) };
+        let text = String::from_utf8(bytes);
+        text.map(Some).map_err(|error| Error::internal(format!("{} is not UTF-8", path.display()), error))
+    }
+
+    async fn write_text(&self, path: &Path, text: &str) -> Result<()> {
+        let what = || format!("{} cannot be written", path.display());
+        let mut name = path.file_name().ok_or_else(|| Error::invalid(what()))?.to_owned();
+        name.push(format!(".{:016x}", fastrand::u64(..)));
+        let temporary = path.with_file_name(name);
+        if text.len() <= SHORT && !text.contains('\0') {
+            return self.clerk().await?.write(path, &temporary, text).await;
+        }
+        let ran = self.work(include_str!("sh/write.sh"), &[path, &temporary], text.as_bytes().to_vec()).await?;
+        if ran.exit == Some(Exit::Code(0)) { Ok(()) } else { Err(failed(&what(), &ran)) }
+    }
+
+    async fn free_bytes(&self, path: &Path) -> Result<u64> {
+        self.clerk().await?.free_bytes(path).await
+    }
+
+    async fn used_bytes(&self, path: &Path) -> Result<u64> {
+        let ran = self.work(include_str!("sh/used.sh"), &[path], Vec::new()).await?;
+        let used = if ran.succeeded() { std::str::from_utf8(&ran.stdout).ok() } else { None };
+        used.and_then(|used| used.trim().parse().ok()).ok_or_else(|| {
+            let error = failed(&format!("folder {} cannot be read", path.display()), &ran);
+            Error::new(Reason::Internal, error.message)
+        })
+    }
+
+    async fn port_is_free(&self, port: u16) -> bool {
+        let Ok(keeper) = self.crew.keeper().await else { return false };
+        !keeper.listens(port).await.unwrap_or(true)
+    }
+
+    async fn answers(&self, _address: &str, port: u16) -> bool {
+        let Ok(keeper) = self.crew.keeper().await else { return false };
+        keeper.listens(port).await.unwrap_or(false)
+    }
+
+    async fn files(&self, root: &Path) -> Result<Arc<dyn Files>> {
+        self.sftp.files(root).await
+    }
+}
+
+/// A process that no caller will ever name still needs a mark.
+pub(super) fn nameless() -> String {
+    format!("run_{:016x}", fastrand::u64(..))
+}

@@ -1,0 +1,176 @@
+//! The sftp sessions of one machine: a shared one for what is small, a few for what is large, none when nobody needs any.
+
+mod packet;
+mod read;
+mod session;
+mod start;
+mod write;
+
+use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+pub(super) use self::packet::{
+    Attributes, FSETSTAT, FSTAT, LSTAT, MKDIR, Name, OPEN, OPENDIR, Packet, READDIR, READLINK, REALPATH, REMOVE,
+    RENAME, RMDIR, SETSTAT, STAT, code, open as how, take_u64,
+};
+pub(super) use self::read::reader;
+pub(super) use self::session::{Fault, Handle, Session};
+pub(super) use self::write::writer;
+
+use super::link::{Link, Purpose};
+use super::versions::Versions;
+use crate::error::{Error, Reason, Result};
+
+/// Sessions for transfers, at most; more transfers share them.
+const TRANSFERS: usize = 4;
+
+/// How long is waited for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A session, with all who are before us.
+    pub session: Duration,
+    /// The server's first words; the user's login files run before them.
+    pub greeting: Duration,
+    /// One answer. A server that is busy answers late, a dead link never.
+    pub answer: Duration,
+    /// An answer that waits for a disk.
+    pub disk: Duration,
+    /// A session that nobody uses is closed then: the machine has few.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            session: Duration::from_mins(1),
+            greeting: Duration::from_secs(20),
+            answer: Duration::from_secs(30),
+            disk: Duration::from_mins(5),
+            idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The sftp sessions of one machine.
+pub struct Sftp {
+    link: Arc<dyn Link>,
+    host: String,
+    patience: Patience,
+    small: Mutex<Slot>,
+    large: Mutex<Slot>,
+    /// What distinguishes versions of a file that sftp cannot tell apart.
+    pub(super) versions: Lock<Versions>,
+}
+
+#[derive(Default)]
+struct Slot {
+    sessions: Vec<Arc<Session>>,
+    /// The last failure, for those who have waited for it.
+    failed: Option<(Instant, Reason, String)>,
+}
+
+impl Sftp {
+    /// Opens nothing yet; `host` is the machine's name in messages.
+    #[must_use]
+    pub fn new(link: Arc<dyn Link>, host: impl Into<String>) -> Arc<Self> {
+        Self::patient(link, host, Patience::default())
+    }
+
+    /// As [`Sftp::new`], with other times.
+    #[must_use]
+    pub fn patient(link: Arc<dyn Link>, host: impl Into<String>, patience: Patience) -> Arc<Self> {
+        Arc::new(Self {
+            link,
+            host: host.into(),
+            patience,
+            small: Mutex::default(),
+            large: Mutex::default(),
+            versions: Lock::default(),
+        })
+    }
+
+    /// The machine's name in messages.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Sessions that are open now.
+    pub async fn open_sessions(&self) -> usize {
+        let live = |slot: &Slot| slot.sessions.iter().filter(|session| !session.is_lost()).count();
+        live(&*self.small.lock().await) + live(&*self.large.lock().await)
+    }
+
+    /// The session for metadata and small files.
+    pub(super) async fn small(self: &Arc<Self>) -> Result<Arc<Session>> {
+        self.session(&self.small, Purpose::Command, 1).await
+    }
+
+    /// A session for a transfer: one that is idle, or a new one, or the one with the fewest users.
+    pub(super) async fn large(self: &Arc<Self>) -> Result<Arc<Session>> {
+        match self.session(&self.large, Purpose::Bulk, TRANSFERS).await {
+            // Slow is better than not at all.
+            Err(error) if error.reason == Reason::SessionsExhausted => self.small().await,
+            session => session,
+        }
+    }
+
+    async fn session(self: &Arc<Self>, slot: &Mutex<Slot>, purpose: Purpose, most: usize) -> Result<Arc<Session>> {
+        let asked = Instant::now();
+        let find = async {
+            let mut slot = slot.lock().await;
+            slot.sessions.retain(|session| !session.is_lost());
+            let least = slot.sessions.iter().min_by_key(|session| Arc::strong_count(session)).cloned();
+            if let Some(session) = &least
+                // Ours, the slot's.
+                && (Arc::strong_count(session) <= 2 || slot.sessions.len() >= most)
+            {
+                return Ok(Arc::clone(session));
+            }
+            if let Some((at, reason, message)) = &slot.failed
+                && *at > asked
+            {
+                return Err(Error::new(*reason, message.clone()));
+            }
+            match start::open(&*self.link, purpose, &self.host, self.patience).await {
+                Ok(session) => {
+                    let session = Arc::new(session);
+                    slot.sessions.push(Arc::clone(&session));
+                    tokio::spawn(close_idle(Arc::downgrade(self), Arc::downgrade(&session)));
+                    Ok(session)
+                }
+                // One that is shared is better than none.
+                Err(error) if error.reason == Reason::SessionsExhausted && least.is_some() => least.ok_or(error),
+                Err(error) => {
+                    slot.failed = Some((Instant::now(), error.reason, error.message.clone()));
+                    Err(error)
+                }
+            }
+        };
+        timeout(self.patience.session, find).await.unwrap_or_else(|_| {
+            let message = format!("{} gave no sftp session in {} s", self.host, self.patience.session.as_secs());
+            Err(Error::new(Reason::HostUnreachable, message))
+        })
+    }
+
+    pub(super) fn with_versions<T>(&self, work: impl FnOnce(&mut Versions) -> T) -> T {
+        work(&mut self.versions.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Closes a session that nobody has used for a while.
+async fn close_idle(sftp: Weak<Sftp>, session: Weak<Session>) {
+    let Some(idle_after) = sftp.upgrade().map(|sftp| sftp.patience.idle) else { return };
+    loop {
+        sleep(idle_after / 2).await;
+        let (Some(sftp), Some(session)) = (sftp.upgrade(), session.upgrade()) else { return };
+        for slot in [&sftp.small, &sftp.large] {
+            let mut slot = slot.lock().await;
+            // Ours, the slot's: under its lock nobody else can get it.
+            let idle = session.is_lost() || (Arc::strong_count(&session) <= 2 && session.idle() >= idle_after);
+            slot.sessions.retain(|held| !(idle && Arc::ptr_eq(held, &session)));
+        }
+    }
+}

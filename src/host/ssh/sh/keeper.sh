@@ -1,0 +1,250 @@
+# shellcheck shell=sh
+# The lifeline: as long as its stdin is open, the commands of this daemon may run on this machine; then they end.
+# In front of it stands what the daemon says: dd_mark, dd_data (its folder), dd_name, dd_owner, dd_patience (in
+# seconds), dd_runner (the text of the runner). It answers requests, each a line TAG LINES and so many lines of shell, with what they print, and
+# a line MARK TAG STATUS. Nothing it does may take long, since its answers are how the machine is known to live.
+# shellcheck disable=SC2154  # What stands in front.
+
+exec 2>/dev/null
+cd / || exit 1
+umask 077
+# Handled, so that a broken pipe does not end it before it has done its duty.
+trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE
+
+if printf 'a=1\000b=2\000' | grep -qxzF -e b=2; then
+    # Prints which of the files hold an entry.
+    dd_holding() {
+        dd_entry=$1
+        shift
+        grep -lsxzF -e "$dd_entry" "$@"
+    }
+else
+    dd_holding() {
+        dd_entry=$1
+        shift
+        grep -lsF -e "$dd_entry" "$@" | while read -r dd_file; do
+            if tr '\000' '\n' <"$dd_file" | grep -qxF -e "$dd_entry"; then printf '%s\n' "$dd_file"; fi
+        done
+    }
+fi
+
+# The group of a process, as dd_group.
+dd_look_at() {
+    dd_group=0
+    read -r dd_line <"/proc/$1/stat" || return 1
+    # The name, in parentheses, may hold anything.
+    dd_line=${dd_line##*) }
+    # State, parent, group.
+    dd_line=${dd_line#* * }
+    dd_group=${dd_line%% *}
+}
+
+# Sends a signal, 0 for none, to a group and to whoever has left it but carries the mark; prints how many there were.
+dd_strike() {
+    dd_count=0
+    if [ "$2" -gt 1 ] && dd_kill_group 0 "$2"; then
+        if [ "$1" != 0 ]; then dd_kill_group "$1" "$2"; fi
+        # A zombie does not count.
+        if grep -qs ") [^ZX] [0-9]* $2 " /proc/[0-9]*/stat; then dd_count=1; fi
+    fi
+    for dd_file in $(dd_holding "DRYDOCK_PROCESS_ID=$3" /proc/[0-9]*/environ); do
+        dd_pid=${dd_file#/proc/} dd_pid=${dd_pid%/environ}
+        dd_look_at "$dd_pid" || continue
+        dd_count=$((dd_count + 1))
+        # Those of the group have it already; only death may come twice.
+        if [ "$1" = 0 ] || { [ "$1" != KILL ] && [ "$dd_group" = "$2" ]; }; then continue; fi
+        kill -s "$1" "$dd_pid"
+    done
+    printf %s "$dd_count"
+}
+
+# Sends a signal by its number to a group, or to who will lead it in a moment.
+dd_signal() {
+    dd_kill_group "$1" "$2" || kill -s "$1" "$2" || :
+}
+
+# Sends a signal to all that run for a lease, but not to what a user has merely named after it.
+dd_strays() {
+    dd_count=0
+    for dd_file in $(dd_holding "DRYDOCK_LEASE_ID=$2" /proc/[0-9]*/environ); do
+        grep -qs DRYDOCK_PROCESS_ID= "$dd_file" || continue
+        dd_pid=${dd_file#/proc/} dd_pid=${dd_pid%/environ}
+        dd_count=$((dd_count + 1))
+        kill -s "$1" "$dd_pid"
+    done
+    printf %s "$dd_count"
+}
+
+# Sends a signal to a launched process's tree: $2 is its pid, $3 its lease, $4 its mark if that is known.
+dd_launched() {
+    dd_count=0
+    for dd_file in $(dd_holding "DRYDOCK_LEASE_ID=$3" /proc/[0-9]*/environ); do
+        dd_pid=${dd_file#/proc/} dd_pid=${dd_pid%/environ}
+        dd_look_at "$dd_pid" || continue
+        if [ "$dd_group" != "$2" ]; then
+            [ -n "$4" ] && [ -n "$(dd_holding "DRYDOCK_PROCESS_ID=$4" "$dd_file")" ] || continue
+        fi
+        dd_count=$((dd_count + 1))
+        if [ "$1" != 0 ]; then kill -s "$1" "$dd_pid"; fi
+    done
+    printf %s "$dd_count"
+}
+
+# The mark of a process.
+dd_mark_of() {
+    tr '\000' '\n' <"/proc/$1/environ" | sed -n 's/^DRYDOCK_PROCESS_ID=//p'
+}
+
+# Whether a process runs for a lease.
+dd_runs() {
+    [ -n "$(dd_holding "DRYDOCK_LEASE_ID=$2" "/proc/$1/environ")" ]
+}
+
+# What a runner has told of its last command.
+dd_record() {
+    read -r dd_line <"$dd_folder/r.$1" && printf %s "$dd_line"
+}
+
+# From now on this runner starts nothing more.
+dd_void() {
+    : >"$dd_folder/v.$1"
+    dd_record "$1"
+}
+
+dd_forget() {
+    rm -f "$dd_folder/r.$1" "$dd_folder/v.$1"
+}
+
+# Whether something listens on a TCP port; $1 is its number, $2 the same in hex.
+dd_listens() {
+    if [ -r /proc/net/tcp ]; then
+        cat /proc/net/tcp /proc/net/tcp6 | grep -q "^ *[0-9]*: [0-9A-F]*:$2 [0-9A-F]*:0000 0A "
+    else
+        { ss -ltn || netstat -ltn; } | grep -q "[:.]$1 "
+    fi
+}
+
+# Whether $2, a pid, is a runner of the keeper's folder $1: numbers are given out anew.
+dd_is_runner() {
+    grep -qsF -e "$1/runner" "/proc/$2/cmdline"
+}
+
+# Ends what the runners of a keeper's folder have started, and the runners; at last the folder.
+dd_reap() {
+    rm -f "$1/alive"
+    # Those groups that are still what they were: all of our own, and where the runner or the leader is there.
+    dd_trusted=' '
+    for dd_file in "$1"/r.*; do
+        read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
+        case $dd_what-$dd_line in idle* | over*0) continue ;; esac
+        if [ "$1" = "$dd_folder" ] || dd_is_runner "$1" "$dd_worker" ||
+            [ -n "$(dd_holding "DRYDOCK_PROCESS_ID=$dd_id" "/proc/$dd_pid/environ")" ]; then
+            dd_trusted="$dd_trusted$dd_group "
+            dd_kill_group TERM "$dd_group"
+        fi
+    done
+    dd_round=0
+    while [ "$dd_round" -lt 60 ]; do
+        sleep 0.1 || sleep 1
+        dd_some=0
+        for dd_file in "$1"/r.*; do
+            read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
+            if dd_is_runner "$1" "$dd_worker"; then
+                kill -s KILL "$dd_worker"
+                dd_some=1
+            fi
+            case $dd_what-$dd_line in idle* | over*0) continue ;; esac
+            case $dd_trusted in *" $dd_group "*) ;; *) dd_group=0 ;; esac
+            if [ "$(dd_strike KILL "$dd_group" "$dd_id")" != 0 ]; then dd_some=1; fi
+        done
+        # Ended when nobody was seen twice: who was about to be born has been by now.
+        if [ "$dd_some" = 0 ] && [ "$dd_round" -gt 0 ]; then break; fi
+        dd_round=$((dd_round + 1))
+    done
+    rm -rf "$1"
+}
+
+# Beside the keeper: ends everything when no request has come for long, although the line is not cut: the network is gone,
+# or the keeper itself.
+dd_watch() {
+    trap 'kill "$dd_nap"; exit 0' TERM
+    while :; do
+        sleep "$dd_patience" &
+        dd_nap=$!
+        wait "$dd_nap"
+        if [ ! -s "$dd_folder/heard" ]; then break; fi
+        : >"$dd_folder/heard"
+    done
+    [ -d "$dd_folder" ] || exit 0
+    kill -s KILL "$$"
+    dd_reap "$dd_folder"
+    exit 0
+}
+
+# When a process began, in ticks since the boot: with the boot's id, this makes its number unmistakable.
+dd_birth() {
+    read -r dd_line <"/proc/$1/stat" || return 1
+    dd_line=${dd_line##*) }
+    # shellcheck disable=SC2086
+    set -- $dd_line
+    case $1 in Z | X) return 1 ;; esac
+    printf %s "${20}"
+}
+
+# Ends what keepers that are no more have left.
+dd_clean() {
+    for dd_other in "$dd_data/run"/*; do
+        if [ "$dd_other" = "$dd_folder" ] || [ ! -d "$dd_other" ]; then continue; fi
+        if ! read -r dd_pid dd_its_boot dd_born dd_its_owner <"$dd_other/who"; then
+            # It was just made, unless it is old.
+            if [ -n "$(find "$dd_other" -prune -mmin +1)" ]; then rm -rf "$dd_other"; fi
+            continue
+        fi
+        if [ "$dd_its_boot" != "$dd_boot" ]; then
+            rm -rf "$dd_other"
+            continue
+        fi
+        if [ "$(dd_birth "$dd_pid")" = "$dd_born" ]; then
+            # An earlier one of ours, whose line is cut but does not know it yet.
+            [ "$dd_its_owner" = "$dd_owner" ] || continue
+            kill -s KILL "$dd_pid"
+        fi
+        dd_reap "$dd_other"
+    done
+}
+
+dd_folder=$dd_data/run/$dd_name
+dd_why=$(mkdir -p "$dd_folder" 2>&1) || dd_why=$(mkdir -p "$dd_folder" 2>&1) || {
+    printf '\n%s fail %s\n' "$dd_mark" "$dd_why"
+    exit 1
+}
+read -r dd_boot </proc/sys/kernel/random/boot_id || dd_boot=unknown
+if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd_folder/who" &&
+    printf 'dd_folder=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$$" "$dd_runner" >"$dd_folder/runner" &&
+    : >"$dd_folder/alive"; }; then
+    rm -rf "$dd_folder"
+    printf '\n%s fail %s\n' "$dd_mark" "cannot write under $dd_folder: No space left on device"
+    exit 1
+fi
+dd_clean
+echo yes >"$dd_folder/heard"
+(dd_watch) </dev/null >/dev/null &
+dd_watcher=$!
+printf '\n%s up %s\n' "$dd_mark" "$$"
+
+while read -r dd_tag dd_lines; do
+    dd_spec=
+    while [ "$dd_lines" -gt 0 ]; do
+        IFS= read -r dd_line || break
+        dd_spec=$dd_spec$dd_line'
+'
+        dd_lines=$((dd_lines - 1))
+    done
+    echo yes >"$dd_folder/heard"
+    eval "$dd_spec"
+    printf '\n%s %s %s\n' "$dd_mark" "$dd_tag" "$?"
+done
+kill -s TERM "$dd_watcher"
+dd_reap "$dd_folder"
+# As it was, if nothing else is there.
+rmdir "$dd_data/run" && rmdir "$dd_data"

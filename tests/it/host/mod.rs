@@ -1,0 +1,95 @@
+//! What every machine must do alike, whichever way it is reached, and what is special where a shell on the far side works
+//! for us.
+
+mod folders;
+mod lifeline;
+mod sham;
+mod suite;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use drydock::error::Error;
+use drydock::host::ssh::host::SshHost;
+use drydock::host::ssh::link::Link;
+use drydock::host::ssh::masters::Masters;
+use drydock::host::{Host, Place};
+use drydock::interface::command::{ExecSpec, Execution, Inputs, exec};
+use tokio_util::sync::CancellationToken;
+
+use crate::place::{Said, listen, local_host, soon};
+
+use self::sham::{Sham, Shell};
+use crate::ssh::kit::{Quay, linked};
+use crate::ssh::sshd::{self, Sshd};
+
+/// A machine, and a lease's place on it. The folder is the same seen from here and from there.
+pub(crate) struct Yard {
+    pub(crate) data: tempfile::TempDir,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) place: Place,
+    pub(crate) lease: String,
+    /// Whether signals come back as codes, by 128 more.
+    pub(crate) remote: bool,
+}
+
+/// A real machine over ssh, on which many tests run one after the other.
+pub(crate) struct Machine {
+    _quay: Quay,
+    _sshd: Sshd,
+    pub(crate) link: Arc<Masters>,
+    pub(crate) host: Arc<dyn Host>,
+}
+
+impl Machine {
+    pub(crate) async fn with(options: sshd::Options) -> Self {
+        let sshd = Sshd::with(options);
+        let (quay, link) = linked(&sshd).await;
+        let data = sshd.home().join(".drydock");
+        let host = SshHost::new(Arc::clone(&link) as Arc<dyn Link>, data, "127.0.0.1".to_owned());
+        Self { _quay: quay, _sshd: sshd, link, host: Arc::new(host) }
+    }
+
+    pub(crate) async fn shell(shell: sshd::Shell) -> Self {
+        Self::with(sshd::Options { shell, ..sshd::Options::default() }).await
+    }
+
+    /// A new lease there.
+    pub(crate) fn yard(&self) -> Yard {
+        Yard::of(tempfile::tempdir().unwrap(), Arc::clone(&self.host), true)
+    }
+}
+
+impl Yard {
+    pub(crate) fn of(data: tempfile::TempDir, host: Arc<dyn Host>, remote: bool) -> Self {
+        let lease = drydock::model::id::LeaseId::new(1_000_000).to_string();
+        let root = host.data_dir().join("leases").join(&lease);
+        let place = Place { host: Arc::clone(&host), root, quota: None };
+        Self { data, host, place, lease, remote }
+    }
+
+    pub(crate) fn local() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let host = local_host(data.path());
+        Self::of(data, host, false)
+    }
+
+    pub(crate) fn sham(shell: Shell) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let host = Arc::new(Sham::new(shell, data.path()).host().1);
+        Self::of(data, host, true)
+    }
+
+    pub(crate) async fn exec(&self, spec: ExecSpec, inputs: Option<Inputs>) -> Result<Execution, Error> {
+        exec(&self.place, &self.lease, spec, inputs, CancellationToken::new(), 1_000_000).await
+    }
+
+    pub(crate) async fn run(&self, spec: ExecSpec) -> Said {
+        let execution = self.exec(spec, None).await.unwrap();
+        soon("the command's end", listen(execution)).await
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.place.root.join(name)
+    }
+}
