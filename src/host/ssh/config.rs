@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::keys::HostKey;
-use super::target::{Jump, Target};
+use super::target::{Jump, Target, check_path};
 use crate::error::{Error, Result};
 
 /// Names of files in a link's folder.
@@ -54,6 +54,7 @@ LogLevel INFO
 
 /// Writes the files that ssh is pointed to into `folder`; masters without sessions end after `idle`.
 pub(super) fn write(target: &Target, folder: &Path, idle: Duration) -> Result<()> {
+    check_path("folder", folder)?;
     let jump = target.jump()?;
     put(folder, KNOWN_HOSTS, &known_hosts(target))?;
     put(folder, CONFIG, &machine(target, jump.as_ref(), folder, idle))?;
@@ -110,6 +111,9 @@ fn machine(target: &Target, jump: Option<&Jump<'_>>, folder: &Path, idle: Durati
     let only = if target.identity_agent.is_some() && target.identity_file.is_none() { "no" } else { "yes" };
     say(format_args!("IdentitiesOnly {only}"));
     identity(target, &mut say);
+    if target.identity_agent.is_none() {
+        say(format_args!("IdentityAgent none"));
+    }
     // The fast one first; it is also safe.
     say(format_args!("Ciphers ^aes128-gcm@openssh.com"));
     say(format_args!("Compression no"));
@@ -141,12 +145,11 @@ fn jump_host(target: &Target) -> String {
     say(format_args!("ControlMaster no"));
     say(format_args!("ControlPath none"));
     identity(target, &mut say);
-    match &target.ssh_config {
-        Some(path) => say(format_args!("Include \"{}\"", path.display())),
-        None => {
-            say(format_args!("Include ~/.ssh/config"));
-            say(format_args!("Include /etc/ssh/ssh_config"));
-        }
+    if let Some(path) = &target.ssh_config {
+        say(format_args!("Include \"{}\"", path.display()));
+    } else {
+        say(format_args!("Include ~/.ssh/config"));
+        say(format_args!("Include /etc/ssh/ssh_config"));
     }
     text
 }
@@ -158,8 +161,7 @@ fn identity(target: &Target, say: &mut impl FnMut(std::fmt::Arguments<'_>)) {
     if let Some(path) = &target.certificate_file {
         say(format_args!("CertificateFile \"{}\"", path.display()));
     }
-    match &target.identity_agent {
-        Some(path) => say(format_args!("IdentityAgent \"{}\"", path.display())),
-        None => say(format_args!("IdentityAgent none")),
+    if let Some(path) = &target.identity_agent {
+        say(format_args!("IdentityAgent \"{}\"", path.display()));
     }
 }

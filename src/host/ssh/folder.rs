@@ -39,16 +39,15 @@ pub(super) fn prepare(wanted: &Path) -> Result<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     let places = [runtime, Some(std::env::temp_dir()), Some(PathBuf::from("/tmp"))];
     let mut places = places.into_iter().flatten().map(|place| place.join(format!("drydock-{uid}-{short}")));
-    match places.find(|place| fits(place)) {
-        Some(place) => make(&place),
-        None => {
-            let message = format!(
-                "{} is too long for ssh's control sockets (at most {LONGEST} bytes, and no quotes, % or $), and so are \
+    if let Some(place) = places.find(|place| fits(place)) {
+        make(&place)
+    } else {
+        let message = format!(
+            "{} is too long for ssh's control sockets (at most {LONGEST} bytes, and no quotes, % or $), and so are \
                  XDG_RUNTIME_DIR and TMPDIR: give a shorter folder",
-                wanted.display()
-            );
-            Err(Error::invalid(message))
-        }
+            wanted.display()
+        );
+        Err(Error::invalid(message))
     }
 }
 
@@ -94,10 +93,7 @@ pub(super) async fn end(link: &Path) {
     while !sshs_of(link).is_empty() && Instant::now() < until {
         ticks.tick().await;
     }
-    for pid in sshs_of(link) {
-        // It may have gone just now.
-        let _ = kill_process(pid, Signal::KILL);
-    }
+    kill(link);
     if let Err(error) = fs::remove_dir_all(link)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -109,15 +105,24 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).map(|all| all.filter_map(|entry| Some(entry.ok()?.path())).collect()).unwrap_or_default()
 }
 
-/// Each ssh that was started with a file of this link, by its command line: no number of a process is believed.
-fn sshs_of(link: &Path) -> Vec<Pid> {
-    let needle = format!("{}/", link.display());
-    let ours = |path: &PathBuf| {
-        let pid = Pid::from_raw(path.file_name()?.to_str()?.parse().ok()?)?;
-        let line = fs::read(path.join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line);
-        let program = line.split(['\0', ' ', ':']).next()?.rsplit('/').next()?;
-        (program == "ssh" && line.contains(&needle)).then_some(pid)
+/// Kills each ssh that was started with this file, or with one below it.
+pub(super) fn kill(path: &Path) {
+    for pid in sshs_of(path) {
+        // It may have gone just now.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// By their command lines: no number of a process that was written down is believed.
+fn sshs_of(path: &Path) -> Vec<Pid> {
+    let path = path.to_string_lossy();
+    let ours = |entry: &PathBuf| {
+        let pid = Pid::from_raw(entry.file_name()?.to_str()?.parse().ok()?)?;
+        let text = fs::read(entry.join("cmdline")).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let program = text.split(['\0', ' ', ':']).next()?.rsplit('/').next()?;
+        let named = |word: &str| word.strip_prefix(&*path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        (program == "ssh" && text.split(['\0', ' ']).any(named)).then_some(pid)
     };
     entries(Path::new("/proc")).iter().filter_map(ours).collect()
 }

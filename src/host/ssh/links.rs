@@ -44,7 +44,7 @@ pub struct Links {
     folder: PathBuf,
     patience: Patience,
     made: AtomicU32,
-    links: Mutex<BTreeMap<String, Arc<Masters>>>,
+    by_id: Mutex<BTreeMap<String, Arc<Masters>>>,
 }
 
 impl Links {
@@ -64,7 +64,7 @@ impl Links {
     pub async fn patient(runtime_dir: &Path, patience: Patience) -> Result<Self> {
         let folder = folder::prepare(runtime_dir)?;
         folder::reap(&folder).await;
-        Ok(Self { folder, patience, made: AtomicU32::new(0), links: Mutex::default() })
+        Ok(Self { folder, patience, made: AtomicU32::new(0), by_id: Mutex::default() })
     }
 
     /// The link to a machine. The same target has the same link; one that was changed ends the link it had. Connects to
@@ -74,7 +74,7 @@ impl Links {
     /// `INVALID_ARGUMENT` as [`Target::check`].
     pub fn of(&self, target: &Target) -> Result<Arc<Masters>> {
         target.check()?;
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(link) = links.get(&target.id)
             && link.target() == target
         {
@@ -89,26 +89,30 @@ impl Links {
         let link = Masters::new(target.clone(), folder, self.patience);
         let before = links.insert(target.id.clone(), Arc::clone(&link));
         drop(links);
-        before.map(end);
+        if let Some(before) = before {
+            end(before);
+        }
         Ok(link)
     }
 
     /// What is known of a machine's link, for operators; `None` when there is none.
     #[must_use]
     pub fn diagnostics(&self, id: &str) -> Option<serde_json::Value> {
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = self.by_id.lock().unwrap_or_else(PoisonError::into_inner);
         links.get(id).map(|link| link.diagnostics())
     }
 
     /// Ends the link to this machine.
     pub fn forget(&self, id: &str) {
-        let link = self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        link.map(end);
+        let link = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(link) = link {
+            end(link);
+        }
     }
 
     /// Ends all links; returns when no master is left.
     pub async fn close(&self) {
-        let links = std::mem::take(&mut *self.links.lock().unwrap_or_else(PoisonError::into_inner));
+        let links = std::mem::take(&mut *self.by_id.lock().unwrap_or_else(PoisonError::into_inner));
         join_all(links.values().map(|link| link.close())).await;
     }
 }

@@ -19,11 +19,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout};
 
 use super::channel::{self, Parts};
-use super::config;
 use super::failure::{self, Failure, Log};
 use super::link::Channel;
 use super::pool::Place;
 use super::target::Target;
+use super::{config, folder};
 use crate::error::{Error, Reason};
 
 /// A master that works answers this fast whether it lives.
@@ -63,13 +63,15 @@ pub(super) struct Master {
 
 impl Master {
     /// Connects and logs in.
-    pub(super) async fn dial(target: &Target, folder: &Path, number: u32, within: Duration) -> Result<Self, Failure> {
+    pub(super) async fn dial(target: &Target, dir: &Path, number: u32, within: Duration) -> Result<Self, Failure> {
         usable(target)?;
-        let socket = folder.join(number.to_string());
-        let log = Log::new(&socket.with_extension("log"), folder);
-        // Of an earlier attempt; there need be none.
-        let _ = tokio::fs::remove_file(&log.jump).await;
-        let mut ssh = config::ssh(folder);
+        let socket = dir.join(number.to_string());
+        let log = Log::new(&socket.with_extension("log"), dir);
+        // Of an earlier attempt; there need be none. At a socket that exists, ssh would go on without one.
+        for path in [&log.jump, &log.own, &socket] {
+            let _ = tokio::fs::remove_file(path).await;
+        }
+        let mut ssh = config::ssh(dir);
         ssh.arg("-E").arg(&log.own).arg("-S").arg(&socket).args(["-M", "-N", "-f", "--", &target.address]);
         // A group of its own: Ctrl-C in the daemon's terminal is not meant for it.
         let mut child = ssh.process_group(0).spawn().map_err(|error| failure::not_started("ssh", &error))?;
@@ -91,7 +93,8 @@ impl Master {
         }
         Self::adopt(number, &socket).await.map_err(|error| {
             let message = format!("the ssh to {} ended as soon as it was started", target.id);
-            tracing::debug!(target.id, %error, "no master");
+            tracing::debug!(host = target.id, %error, "a master cannot be asked");
+            folder::kill(&socket);
             Failure { busy: true, ..Failure::new(Reason::HostUnreachable, message) }
         })
     }

@@ -30,6 +30,7 @@ type Grant = Result<(Arc<Master>, Place), Failure>;
 
 struct Waiter {
     class: Class,
+    since: Instant,
     grant: oneshot::Sender<Grant>,
 }
 
@@ -122,7 +123,7 @@ impl Pool {
             if let Some(error) = state.refusal(begun) {
                 return Err(error);
             }
-            state.waiting.push_back(Waiter { class, grant });
+            state.waiting.push_back(Waiter { class, since: begun, grant });
             self.serve(&mut state);
             !state.room.possible(class) && self.grow(&mut state)
         };
@@ -232,6 +233,9 @@ impl Pool {
                 state.masters.insert(number, Arc::clone(&master));
                 tokio::spawn(watch(Arc::downgrade(&self), master));
                 self.serve(&mut state);
+                if state.waiting.iter().any(|waiter| now - waiter.since >= WAITS) {
+                    self.grow(&mut state);
+                }
             }
             Err(failure) => {
                 tracing::warn!(host = self.target.id, reason = failure.reason.as_str(), "{}", failure.message);
@@ -293,7 +297,9 @@ impl Pool {
     /// All masters at once.
     pub(super) fn drop_all(self: &Arc<Self>) {
         let numbers: Vec<u32> = self.lock().masters.keys().copied().collect();
-        numbers.into_iter().for_each(|number| self.lost(number));
+        for number in numbers {
+            self.lost(number);
+        }
     }
 
     /// No call is answered any more; the masters are asked to end.
@@ -307,7 +313,9 @@ impl Pool {
         }
         state.room = Room::default();
         let masters: Vec<_> = std::mem::take(&mut state.masters).into_values().collect();
-        masters.iter().for_each(|master| master.end());
+        for master in &masters {
+            master.end();
+        }
         masters
     }
 

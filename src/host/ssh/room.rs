@@ -205,7 +205,8 @@ mod tests {
     }
 
     fn fill(room: &mut Room, class: Class, now: Instant) -> u32 {
-        (0..).take_while(|_| room.take(class, now).is_some()).count().try_into().unwrap()
+        let taken = (0..100).take_while(|_| room.take(class, now).is_some()).count();
+        u32::try_from(taken).unwrap()
     }
 
     #[test]

@@ -72,7 +72,9 @@ pub(crate) fn masters(link: &Masters) -> Vec<Pid> {
 }
 
 pub(crate) fn strike(pids: &[Pid], signal: Signal) {
-    pids.iter().for_each(|pid| kill_process(*pid, signal).unwrap());
+    for pid in pids {
+        kill_process(*pid, signal).unwrap();
+    }
 }
 
 /// Standard output and standard error, to their ends, without input.

@@ -67,6 +67,18 @@ async fn a_bad_target_has_no_link() {
     assert!(error.message.contains("host_keys"), "{error}");
 }
 
+#[tokio::test]
+async fn an_ssh_config_knows_names_and_ports() {
+    let machine = Sshd::start();
+    let quay = Quay::new().await;
+    let path = machine.folder().join("config");
+    fs::write(&path, format!("Host crate\n  HostName 127.0.0.1\n  Port {}\n  User nobody\n", machine.port())).unwrap();
+    let target = Target { address: "crate".to_owned(), port: 22, ssh_config: Some(path), ..machine.target() };
+    // The user is ours to say.
+    assert_eq!(say(&quay.link(&target), "id -un").await.unwrap(), format!("{}\n", machine.target().user));
+    assert_eq!(scan(&target, LONG).await.unwrap()[0].line(), machine.host_key());
+}
+
 /// A jump host, the machine behind it, and the configuration that knows the jump host.
 fn behind(gate: &Sshd, machine: &Sshd) -> Target {
     let known = gate.folder().join("known");

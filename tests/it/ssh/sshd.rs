@@ -185,7 +185,9 @@ impl Sshd {
         // A process that is being started may be missed the first time.
         loop {
             let all = self.tree();
-            all.iter().for_each(|pid| signal(*pid, Signal::KILL));
+            for pid in &all {
+                signal(*pid, Signal::KILL);
+            }
             if self.child.try_wait().unwrap().is_some() && all.is_empty() {
                 return;
             }
@@ -202,7 +204,9 @@ impl Sshd {
     /// `STOP` makes the whole machine hang, `CONT` lets it go on.
     pub(crate) fn signal(&self, what: Signal) {
         // From the top: what is stopped starts nothing more.
-        self.tree().iter().for_each(|pid| signal(*pid, what));
+        for pid in self.tree() {
+            signal(pid, what);
+        }
     }
 
     /// Processes of connections: about two for each that is authenticated.
@@ -329,7 +333,9 @@ fn configure(folder: &Path, options: &Options, port: u16, mark: &str) {
     if let Some(startups) = options.max_startups {
         writeln!(text, "MaxStartups {startups}").unwrap();
     }
-    options.extra.iter().for_each(|line| writeln!(text, "{line}").unwrap());
+    for line in &options.extra {
+        writeln!(text, "{line}").unwrap();
+    }
     fs::write(folder.join("sshd_config"), text).unwrap();
 }
 
@@ -362,14 +368,12 @@ fn launch(folder: &Path, options: &Options, log: &Arc<Mutex<String>>) -> Result<
     let stderr = BufReader::new(child.stderr.take().unwrap());
     let kept = Arc::clone(log);
     std::thread::spawn(move || follow(stderr, &kept, &tell));
-    match told.recv_timeout(PATIENCE) {
-        Ok(()) => Ok(child),
-        Err(_) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(log.lock().unwrap().clone())
-        }
+    if told.recv_timeout(PATIENCE).is_ok() {
+        return Ok(child);
     }
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(log.lock().unwrap().clone())
 }
 
 /// Keeps what sshd says, and tells when it listens.
