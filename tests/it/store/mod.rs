@@ -2,7 +2,7 @@
 
 mod batches;
 mod claims;
-mod ground;
+pub(crate) mod ground;
 mod lists;
 mod opening;
 mod records;
