@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rules, leases_of, limit_of};
+use super::{Rules, is_registered, leases_of, limit_of};
 use crate::model::Blueprint;
 use crate::model::pool::Demand;
 
@@ -18,6 +18,15 @@ const MAX_DEPTH: usize = 16;
 
 type Needs<'n> = dyn Fn(&Blueprint) -> Vec<Demand> + 'n;
 
+/// What there is to count with.
+#[derive(Clone, Copy)]
+pub struct Suppliers<'s> {
+    /// All blueprints, by name.
+    pub blueprints: &'s [Blueprint],
+    /// Leases that the registered resources of a blueprint take at once, all together.
+    pub registered: &'s dyn Fn(&Blueprint) -> i64,
+}
+
 /// Whether all the limits together can hold one lease served by `blueprint` with all that it needs.
 ///
 /// # Errors
@@ -25,10 +34,11 @@ type Needs<'n> = dyn Fn(&Blueprint) -> Vec<Demand> + 'n;
 pub fn can_ever_fit(
     blueprint: &Blueprint,
     placed: bool,
-    all: &[Blueprint],
+    suppliers: Suppliers<'_>,
     rules: &dyn Rules,
     needs: &Needs<'_>,
 ) -> Result<(), NeverFits> {
+    let all = suppliers.blueprints;
     let mut wanted = BTreeMap::new();
     add_up(blueprint, placed, all, needs, &mut wanted, 0)?;
     *wanted.entry(blueprint.resource_type.clone()).or_insert(0) += 1;
@@ -41,8 +51,18 @@ pub fn can_ever_fit(
             });
         }
         let capacity = makers.iter().try_fold(0_i64, |sum, maker| {
+            if is_registered(maker, rules) {
+                return Some(sum.saturating_add((suppliers.registered)(maker)));
+            }
             Some(sum.saturating_add(limit_of(maker, rules)?.saturating_mul(leases_of(maker, rules))))
         });
+        if capacity == Some(0) && makers.iter().all(|maker| is_registered(maker, rules)) {
+            return Err(NeverFits {
+                message: format!(
+                    "it needs a {resource_type}, and none is registered; `drydock host add` registers one"
+                ),
+            });
+        }
         if let Some(capacity) = capacity.filter(|capacity| capacity < count) {
             return Err(NeverFits {
                 message: format!(

@@ -10,8 +10,9 @@ mod verdict;
 
 use std::collections::BTreeMap;
 
-pub use capacity::{NeverFits, can_ever_fit, circle};
+pub use capacity::{NeverFits, Suppliers, can_ever_fit, circle};
 pub use verdict::Verdict;
+pub(crate) use verdict::missing_label;
 
 use crate::model::id::{BlueprintId, ResourceId};
 use crate::model::pool::{Candidate, PoolView};
@@ -182,6 +183,12 @@ pub fn limit_of(blueprint: &Blueprint, rules: &dyn Rules) -> Option<i64> {
     blueprint.limits.max_resources.or_else(|| rules.kind(&blueprint.kind).and_then(|kind| kind.max_resources))
 }
 
+/// Whether a blueprint's resources are registered by hand: none is ever built for a lease.
+#[must_use]
+pub fn is_registered(blueprint: &Blueprint, rules: &dyn Rules) -> bool {
+    rules.kind(&blueprint.kind).is_some_and(Kind::is_registered)
+}
+
 /// How many leases a resource of a blueprint takes at once.
 #[must_use]
 pub fn leases_of(blueprint: &Blueprint, rules: &dyn Rules) -> i64 {
@@ -201,7 +208,9 @@ impl<'v> Room<'v> {
             .map(|blueprint| {
                 let built =
                     view.built.get(&blueprint.id).map_or(0, |places| i64::try_from(places.len()).unwrap_or(i64::MAX));
-                (blueprint.id.clone(), limit_of(blueprint, rules).map(|limit| limit - built))
+                let left = limit_of(blueprint, rules).map(|limit| limit - built);
+                // What is registered by hand is never built.
+                (blueprint.id.clone(), if is_registered(blueprint, rules) { Some(0) } else { left })
             })
             .collect();
         Self { view, places, builds }

@@ -1,6 +1,6 @@
 //! Why a candidate would serve a lease or would not: the words of `ExplainLease` and of `Lease.waiting`.
 
-use super::{Plan, Room, Rules, in_rank, leases_of, limit_of};
+use super::{Plan, Room, Rules, in_rank, is_registered, leases_of, limit_of};
 use crate::model::pool::{Candidate, PoolView};
 use crate::model::{Blueprint, Lease, ResourceState, StringMap, Waiting};
 
@@ -46,7 +46,10 @@ pub(super) fn reject_blueprint(lease: &Lease, blueprint: &Blueprint, rules: &dyn
     if let Err(why) = rules.admits(blueprint, &lease.spec) {
         return no("ATTRIBUTE_MISMATCH", why, false);
     }
-    if let Some((key, value)) = missing_label(&lease.spec.resource_labels, &blueprint.labels) {
+    // What is registered by hand has labels of its own.
+    if !is_registered(blueprint, rules)
+        && let Some((key, value)) = missing_label(&lease.spec.resource_labels, &blueprint.labels)
+    {
         return no("LABEL_MISMATCH", format!("its resources do not carry {key}={value}"), false);
     }
     if !blueprint.enabled {
@@ -70,8 +73,10 @@ pub(super) fn reject_resource(
     if let Some(rejection) = reject_blueprint(lease, blueprint, rules) {
         return Some(rejection);
     }
+    let sick = || no("UNHEALTHY", resource.problem.clone(), true);
     if resource.state == ResourceState::Pending {
-        return no("BUILDING", "it is being built".to_owned(), true);
+        let troubled = resource.is_registered() && resource.condition().is_some();
+        return if troubled { sick() } else { no("BUILDING", "it is being built".to_owned(), true) };
     }
     if let Some((key, value)) = missing_label(&lease.spec.resource_labels, &resource.labels) {
         return no("LABEL_MISMATCH", format!("it does not carry {key}={value}"), false);
@@ -79,9 +84,9 @@ pub(super) fn reject_resource(
     if resource.drain.is_some() {
         return no("DRAINING", "it is draining".to_owned(), true);
     }
-    // A lease whose clean-up failed keeps its own place; the others are none the worse.
-    if !resource.problem.is_empty() && resource.cleanup_failures == 0 {
-        return no("UNHEALTHY", resource.problem.clone(), true);
+    // A lease whose clean-up failed keeps its own place; the others are none the worse, unless the resource is sick.
+    if resource.condition().is_some() || (!resource.problem.is_empty() && resource.cleanup_failures == 0) {
+        return sick();
     }
     if resource.owner != lease.owner && !blueprint.limits.shared {
         return no("OTHER_OWNER", "it was made for another owner, and its blueprint is not shared".to_owned(), false);
@@ -98,7 +103,8 @@ pub(super) fn reject_resource(
     None
 }
 
-fn missing_label<'l>(wanted: &'l StringMap, has: &StringMap) -> Option<(&'l String, &'l String)> {
+/// The first label that is wanted and not there.
+pub(crate) fn missing_label<'l>(wanted: &'l StringMap, has: &StringMap) -> Option<(&'l String, &'l String)> {
     wanted.iter().find(|(key, value)| has.get(*key) != Some(value))
 }
 
@@ -163,6 +169,10 @@ fn of_build(lease: &Lease, blueprint: &Blueprint, view: &PoolView, rules: &dyn R
     let left = room.builds.get(&blueprint.id).copied().flatten();
     let (reason, message, blocked_by) = match reject_blueprint(lease, blueprint, rules) {
         Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
+        None if is_registered(blueprint, rules) => {
+            let message = "it builds none by itself; `drydock host add` registers one".to_owned();
+            ("REGISTERED_ONLY", message, Vec::new())
+        }
         None if limit.is_some_and(|limit| i64::try_from(built).unwrap_or(i64::MAX) >= limit) => {
             ("LIMIT_REACHED", numbers, holders())
         }
@@ -239,10 +249,28 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
             blocked_by: sick.iter().map(|verdict| verdict.resource_id.clone()).collect(),
         };
     }
+    let hopeful = |verdict: &Verdict| {
+        matches!(verdict.reason, "" | "BUILDING" | "LIMIT_REACHED" | "QUEUED" | "DRAINING" | "UNHEALTHY" | "DISABLED")
+    };
+    if possible.iter().all(|blueprint| is_registered(blueprint, rules)) && !verdicts.iter().any(hopeful) {
+        let names = possible.iter().map(|blueprint| blueprint.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Waiting {
+            reason: "NO_HEALTHY_RESOURCE".to_owned(),
+            message: format!("none that is registered with {names} fits; `drydock host add` registers one"),
+            blocked_by: possible.iter().map(|blueprint| blueprint.id.to_string()).collect(),
+        };
+    }
     let numbers: Vec<String> = possible
         .iter()
         .filter(|blueprint| blueprint.enabled)
         .map(|blueprint| {
+            if is_registered(blueprint, rules) {
+                let of = view.candidates.iter().filter(|candidate| candidate.resource.blueprint_id == blueprint.id);
+                let (taken, room) = of.fold((0, 0), |(taken, room), candidate| {
+                    (taken + candidate.taken.len(), room + candidate.resource.lease_limit)
+                });
+                return format!("{}: {taken} of {room} leases on what is registered", blueprint.name);
+            }
             let built = view.built.get(&blueprint.id).map_or(0, Vec::len);
             let of = limit_of(blueprint, rules).map_or_else(|| "any number".to_owned(), |limit| limit.to_string());
             format!("{}: {built} of {of} resources built, {} leases each", blueprint.name, leases_of(blueprint, rules))

@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     reused_by_attributes: false,
     // A lease's folder is made when it is first used, so a warm host serves a lease in one commit.
     instant: true,
+    registration: None,
 };
 
 /// The facts it promises to its leases.

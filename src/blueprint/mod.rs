@@ -13,7 +13,9 @@ pub mod document;
 mod git;
 pub mod local_host;
 pub mod port;
+pub mod registered;
 pub mod registry;
+pub mod remote_host;
 mod repository;
 pub mod storage;
 pub mod webroot;
@@ -35,6 +37,7 @@ use crate::model::pool::Demand;
 use crate::model::slot::Slot;
 use crate::model::{Blueprint as Record, Field, Kind, Lease, LeaseSpec, Resource, StringMap, kind};
 
+pub use registered::{Alarms, Condition, Examination, Registered, Urgency};
 pub use registry::{KINDS, Registry, all};
 
 /// What one step of building, setting up or taking down came to.
@@ -64,6 +67,8 @@ pub enum Step {
 pub struct Failure {
     /// Trying again cannot help: the lease breaks at once instead of after some tries.
     pub permanent: bool,
+    /// Of the error that it comes from, if it comes from one.
+    pub reason: Option<Reason>,
     /// What happened and what to do.
     pub message: String,
     /// The end of the failing command's output, at most 2 KiB.
@@ -79,12 +84,12 @@ impl Step {
 
     /// Trying again cannot help.
     pub fn refuse(message: impl Into<String>, tail: impl Into<String>) -> Self {
-        Self::Failed(Failure { permanent: true, message: message.into(), tail: tail.into() })
+        Self::Failed(Failure { permanent: true, reason: None, message: message.into(), tail: tail.into() })
     }
 
     /// Trying again may help.
     pub fn stumble(message: impl Into<String>, tail: impl Into<String>) -> Self {
-        Self::Failed(Failure { permanent: false, message: message.into(), tail: tail.into() })
+        Self::Failed(Failure { permanent: false, reason: None, message: message.into(), tail: tail.into() })
     }
 }
 
@@ -99,7 +104,8 @@ impl From<Error> for Step {
                 | Reason::NoSpace
                 | Reason::PermissionDenied
         );
-        Self::Failed(Failure { permanent, message: crate::error::report(&error), tail: String::new() })
+        let message = crate::error::report(&error);
+        Self::Failed(Failure { permanent, reason: Some(error.reason), message, tail: String::new() })
     }
 }
 
@@ -361,6 +367,11 @@ pub trait Blueprint: Send + Sync {
     /// Looks whether it is alive.
     async fn check(&self, _ctx: &Context) -> Health {
         Health { findings: Vec::new(), dead: false }
+    }
+
+    /// What it adds when its resources are registered by hand (`Kind::registration`).
+    fn registered(&self) -> Option<&dyn Registered> {
+        None
     }
 
     /// Where `interface` of the lease is; `None` when it does not offer it. The lease is ACTIVE.

@@ -3,13 +3,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Blueprint, composite, local_host, port, storage, webroot, working_copy};
+use super::{Blueprint, composite, local_host, port, remote_host, storage, webroot, working_copy};
 use crate::host::Host;
 use crate::model::Kind;
 
 /// What the built-in kinds say of themselves, by name.
-pub static KINDS: [&Kind; 6] =
-    [&composite::KIND, &local_host::KIND, &port::KIND, &storage::KIND, &webroot::KIND, &working_copy::KIND];
+pub static KINDS: [&Kind; 7] = [
+    &composite::KIND,
+    &local_host::KIND,
+    &port::KIND,
+    &remote_host::KIND,
+    &storage::KIND,
+    &webroot::KIND,
+    &working_copy::KIND,
+];
 
 /// Facts that each built-in type promises; a name that ends in `.*` stands for many.
 pub(super) const FACTS: &[(&str, &[&str])] = &[
@@ -20,7 +27,8 @@ pub(super) const FACTS: &[(&str, &[&str])] = &[
     ("working-copy", working_copy::FACTS),
 ];
 
-/// The built-in kinds; `local` is the machine that the daemon runs on.
+/// The built-in kinds that need no more than the machine that the daemon runs on; `remote-host` is added by whoever has
+/// a way to reach boxes.
 pub fn all(local: Arc<dyn Host>) -> Vec<Arc<dyn Blueprint>> {
     vec![
         Arc::new(composite::Composite),

@@ -43,6 +43,7 @@ pub static KIND: Kind = Kind {
     reused_by_attributes: true,
     // A copy that is handed on is checked out anew.
     instant: false,
+    registration: None,
 };
 
 /// The facts it promises.

@@ -17,6 +17,7 @@ pub mod event;
 pub mod exec;
 pub mod exit;
 pub mod fs;
+pub mod host;
 pub mod httpd;
 pub mod interrupt;
 pub mod lease;
@@ -97,7 +98,10 @@ enum Command {
     /// Scripts for creating and deleting resources.
     #[command(subcommand)]
     Blueprint(blueprint::Blueprint),
-    /// What blueprints have made.
+    /// Machines of your own, reached over ssh.
+    #[command(subcommand)]
+    Host(host::Host),
+    /// What blueprints have made, and what is registered with them.
     #[command(subcommand)]
     Resource(resource::Resource),
     /// What happened.
@@ -176,6 +180,7 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Cp(args) => Box::pin(copy::run(globals, args)).await,
         Command::Httpd(command) => Box::pin(httpd::run(globals, command)).await,
         Command::Blueprint(command) => Box::pin(blueprint::run(globals, command)).await,
+        Command::Host(command) => Box::pin(host::run(globals, command)).await,
         Command::Resource(command) => Box::pin(resource::run(globals, command)).await,
         Command::Event(command) => Box::pin(event::run(globals, command)).await,
         Command::Task(command) => Box::pin(task::run(globals, command)).await,

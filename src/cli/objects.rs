@@ -184,6 +184,8 @@ impl Object for v1::Resource {
     }
 
     fn fields(&self, _now: Micros) -> Vec<(&'static str, String)> {
+        let diagnostics =
+            self.diagnostics.as_ref().map(json).filter(|it| it.as_object().is_some_and(|it| !it.is_empty()));
         let drain = self.drain.as_ref().map(|drain| format!("by {} {}", drain.actor, drain.comment).trim().to_owned());
         vec![
             ("resource", self.id.clone()),
@@ -202,6 +204,8 @@ impl Object for v1::Resource {
                 "clean-up failures",
                 if self.cleanup_failures == 0 { String::new() } else { self.cleanup_failures.to_string() },
             ),
+            ("diagnostics", diagnostics.map(|it| format!("{it:#}")).unwrap_or_default()),
+            ("etag", self.etag.clone()),
             ("created", time(self.create_time.as_ref())),
             ("checked", time(self.check_time.as_ref())),
         ]

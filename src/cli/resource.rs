@@ -1,14 +1,18 @@
 //! `drydock resource`: what blueprints have made.
 
+use std::time::Duration;
+
 use super::Globals;
 use super::acquire::present;
-use super::connect::soon;
+use super::connect::{soon, within};
 use super::exit::{FAILURE, OK, Result};
 use super::output::{self, Format};
 use super::words;
 use crate::proto::v1;
 
 const PAGE: i32 = 500;
+/// A check may take this long.
+const CHECK: Duration = Duration::from_mins(1);
 
 /// What to do with resources.
 #[derive(Debug, clap::Subcommand)]
@@ -89,7 +93,8 @@ pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
         }
         Resource::Check { resource } => {
             let request = v1::CheckResourceRequest { resource_id: resource };
-            let answer = client.check_resource(soon(request)).await?.into_inner();
+            // A box is asked thoroughly, over the network.
+            let answer = client.check_resource(within(CHECK, request)).await?.into_inner();
             return check(globals, &answer);
         }
         Resource::Get { resource } => {
@@ -113,7 +118,11 @@ pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
     Ok(OK)
 }
 
-fn check(globals: &Globals, answer: &v1::CheckResourceResponse) -> Result<u8> {
+/// Prints what a check has found.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn check(globals: &Globals, answer: &v1::CheckResourceResponse) -> Result<u8> {
     match globals.output {
         Format::Table | Format::Name => {
             let latency = answer.latency.as_ref().map(|latency| words::spell(words::span(latency))).unwrap_or_default();

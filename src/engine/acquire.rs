@@ -14,7 +14,7 @@ use crate::error::{Error, Reason, Result};
 use crate::model::blueprint::{DEFAULT_MAX_TTL, DEFAULT_TTL};
 use crate::model::id::LeaseId;
 use crate::model::task::head_start;
-use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, StringMap, Waiting};
+use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, Resource, StringMap, Waiting};
 use crate::store::{Request, Tx};
 
 /// What a caller asks for.
@@ -160,7 +160,7 @@ impl Engine {
             ));
         }
         let (first, attributes) = self.first_that_takes(&makers, &spec)?;
-        self.check_capacity(&makers, &spec, &all)?;
+        self.check_capacity(caller, &makers, &spec, &all).await?;
         self.check_host(caller, &spec).await?;
         spec.attributes = attributes;
         Ok(Admitted { lease: self.draft(caller, ask, spec, first) })
@@ -181,8 +181,10 @@ impl Engine {
                 rejections.push(format!("{}: it is disabled", maker.name));
                 continue;
             }
+            // What is registered by hand has labels of its own: they are looked at with the capacity.
+            let registered = kind.describe().is_registered();
             if let Some((key, value)) =
-                spec.resource_labels.iter().find(|(key, value)| maker.labels.get(*key) != Some(value))
+                allocator::missing_label(&spec.resource_labels, &maker.labels).filter(|_| !registered)
             {
                 rejections.push(format!("{}: its resources do not carry {key}={value}", maker.name));
                 continue;
@@ -212,15 +214,41 @@ impl Engine {
         Err(Error::new(reason, format!("no blueprint takes this {}: {why}", spec.resource_type)))
     }
 
-    fn check_capacity(&self, makers: &[&Blueprint], spec: &LeaseSpec, all: &[Blueprint]) -> Result<()> {
+    async fn check_capacity(
+        &self,
+        caller: &Caller,
+        makers: &[&Blueprint],
+        spec: &LeaseSpec,
+        all: &[Blueprint],
+    ) -> Result<()> {
         let rules = self.rules();
         let needs = |blueprint: &Blueprint| {
             self.registry.find(&blueprint.kind).map(|kind| kind.demand(&blueprint.config)).unwrap_or_default()
         };
+        let registered = if all.iter().any(|blueprint| allocator::is_registered(blueprint, &rules)) {
+            self.store.registered_resources().await?
+        } else {
+            Vec::new()
+        };
+        let room = |blueprint: &Blueprint| {
+            registered.iter().filter(|of| of.blueprint_id == blueprint.id).map(|of| of.lease_limit).sum()
+        };
+        let suppliers = allocator::Suppliers { blueprints: all, registered: &room };
         let placed = spec.attributes.contains_key(HOST_ATTRIBUTE.name);
         let mut never = Vec::new();
         for maker in makers.iter().filter(|maker| spec.blueprints.is_empty() || spec.blueprints.contains(&maker.id)) {
-            match allocator::can_ever_fit(maker, placed, all, &rules, &needs) {
+            if allocator::is_registered(maker, &rules) {
+                match fits_none(caller, maker, spec, &registered) {
+                    Some(why) => never.push(format!("{}: {why}", maker.name)),
+                    None => return Ok(()),
+                }
+                continue;
+            }
+            if let Some((key, value)) = allocator::missing_label(&spec.resource_labels, &maker.labels) {
+                never.push(format!("{}: its resources do not carry {key}={value}", maker.name));
+                continue;
+            }
+            match allocator::can_ever_fit(maker, placed, suppliers, &rules, &needs) {
                 Ok(()) => return Ok(()),
                 Err(error) => never.push(format!("{}: {}", maker.name, error.message)),
             }
@@ -323,6 +351,29 @@ impl Allocation {
         tx.event(told.of_lease(&lease, &[("worker", self.worker.clone())])).await?;
         Ok(lease)
     }
+}
+
+/// Why none of what is registered with a blueprint could ever serve this; `None` when one could.
+fn fits_none(caller: &Caller, maker: &Blueprint, spec: &LeaseSpec, registered: &[Resource]) -> Option<String> {
+    let add = "`drydock host add` registers one";
+    let of: Vec<&Resource> = registered.iter().filter(|of| of.blueprint_id == maker.id).collect();
+    let carrying: Vec<&&Resource> =
+        of.iter().filter(|of| allocator::missing_label(&spec.resource_labels, &of.labels).is_none()).collect();
+    if carrying.is_empty() {
+        let labels: Vec<String> = spec.resource_labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let which = if of.is_empty() || labels.is_empty() {
+            "none is registered".to_owned()
+        } else {
+            format!("none of the {} that are registered carries {}", of.len(), labels.join(" and "))
+        };
+        return Some(format!("{which}; {add}"));
+    }
+    if !maker.limits.shared && carrying.iter().all(|of| of.owner != caller.principal) {
+        return Some(
+            "those that are registered serve their owner alone; set limits.shared of the blueprint".to_owned(),
+        );
+    }
+    None
 }
 
 /// Whether a state is `until` or comes later; RELEASED and BROKEN are equally late.

@@ -1,9 +1,6 @@
 //! What operators do: resources, tasks, daemons.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio_util::sync::CancellationToken;
 
 use super::narrate::Told;
 use super::view::resource_not_found;
@@ -14,36 +11,6 @@ use crate::model::{Drain, Resource, ResourceState, Task};
 use crate::store::{Daemon, ListQuery, Tx};
 
 impl Engine {
-    /// Looks whether a resource is alive, now; a dead one breaks.
-    pub async fn check_resource(&self, caller: &Caller, id: &str) -> Result<(ResourceView, Vec<String>, Duration)> {
-        let resource = self.find_seen_resource(caller, id).await?;
-        if resource.state != ResourceState::Active {
-            let finding = format!("it is {}; only ACTIVE resources can be checked", resource.state.as_str());
-            return Ok((self.view_resource(resource).await?, vec![finding], Duration::ZERO));
-        }
-        let begun = tokio::time::Instant::now();
-        let (record, kind) = self.blueprint_of(&resource).await?;
-        let ctx = self.context(&resource, record, None, CancellationToken::new()).await?;
-        let health = kind.check(&ctx).await;
-        let latency = begun.elapsed();
-        let (findings, dead) = (Arc::new(health.findings), health.dead);
-        let told = Arc::clone(&findings);
-        let after = self
-            .change_resource(caller, resource, None, move |tx, resource| {
-                resource.check_time = Some(tx.now());
-                resource.problem = told.join("; ");
-                if dead && resource.state.is_live() {
-                    resource.state = ResourceState::Broken;
-                    resource.state_reason = "RESOURCE_BROKEN".to_owned();
-                    resource.state_message = resource.problem.clone();
-                    resource.end_time = Some(tx.now());
-                }
-                Ok("resource.checked")
-            })
-            .await?;
-        Ok((after, findings.to_vec(), latency))
-    }
-
     /// No new leases on a resource; present ones go on.
     pub async fn drain_resource(
         &self,
@@ -74,7 +41,8 @@ impl Engine {
         .await
     }
 
-    /// Destroys a resource; with `force` its leases end first.
+    /// Destroys a resource; with `force` its leases end first, and one that was registered goes even when it cannot be
+    /// cleaned up.
     ///
     /// # Errors
     /// `RESOURCE_IN_USE` names the leases on it.
@@ -99,7 +67,9 @@ impl Engine {
                         return tx.get_resource(&id).await;
                     }
                     let before = tx.get_resource(&id).await?;
-                    if before.state.is_live() {
+                    if force && before.is_registered() {
+                        super::boxes::let_go(tx, &before, &actor).await?;
+                    } else if before.state.is_live() {
                         let live = tx.leases_on(&id).await?;
                         let names: Vec<&str> =
                             live.iter().filter(|l| l.state.is_live()).map(|l| l.id.as_str()).collect();
@@ -128,7 +98,7 @@ impl Engine {
     }
 
     /// Changes a resource in one transaction, with an event; those who wait for capacity are woken.
-    async fn change_resource<F>(
+    pub(super) async fn change_resource<F>(
         &self,
         caller: &Caller,
         resource: Resource,

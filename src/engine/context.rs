@@ -12,11 +12,11 @@ use super::effects::ResourceEffects;
 use crate::blueprint::{Blueprint as Kind, Context, Endpoint, Met};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
-use crate::model::id::{LeaseId, ResourceId};
+use crate::model::id::LeaseId;
 use crate::model::{Blueprint, Lease, LeaseState, Resource};
 
 /// A place and the host resource that it is on; `None` when the interface is not offered.
-type Found = Option<(Place, Option<ResourceId>)>;
+type Found = Option<(Place, Option<Resource>)>;
 
 /// How many hops an endpoint may take through other leases.
 const MAX_HOPS: usize = 16;
@@ -30,13 +30,18 @@ impl Engine {
                 format!("the blueprint {} of {} is gone", resource.blueprint_id, resource.id),
             )
         })?;
-        let kind = self.registry.find(&record.kind).cloned().ok_or_else(|| {
+        let kind = self.kind_of(&record)?;
+        Ok((record, kind))
+    }
+
+    /// The code of a blueprint.
+    pub(super) fn kind_of(&self, record: &Blueprint) -> Result<Arc<dyn Kind>> {
+        self.registry.find(&record.kind).cloned().ok_or_else(|| {
             Error::new(
                 Reason::Internal,
                 format!("this daemon has no kind {:?}, which {} needs", record.kind, record.name),
             )
-        })?;
-        Ok((record, kind))
+        })
     }
 
     /// All that a step of `resource` sees.
@@ -94,7 +99,7 @@ impl Engine {
         let mut neighbours = Vec::new();
         for lease in self.store.active_leases_of(owner).await? {
             if let Some((place, machine)) = self.resolve(&lease, "filesystem").await?
-                && machine == host.resource_id
+                && machine.map(|machine| machine.id) == host.resource_id
             {
                 neighbours.push((lease.id, place.root));
             }
@@ -108,7 +113,7 @@ impl Engine {
     }
 
     /// The place, and the host resource that it is on.
-    async fn resolve(&self, lease: &Lease, interface: &str) -> Result<Found> {
+    pub(super) async fn resolve(&self, lease: &Lease, interface: &str) -> Result<Found> {
         self.hop(lease.clone(), interface.to_owned(), 0).await
     }
 
@@ -126,7 +131,7 @@ impl Engine {
             let ctx = self.endpoint_context(&resource, record, &lease, hops).await?;
             match kind.endpoint(&ctx, &interface) {
                 None => Ok(None),
-                Some(Endpoint::Here(place)) => Ok(Some((place, Some(resource_id)))),
+                Some(Endpoint::Here(place)) => Ok(Some((place, Some(resource)))),
                 Some(Endpoint::On { lease: host, root, quota }) => {
                     let Some(host) = self.store.find_lease(&host).await? else { return Ok(None) };
                     let found = self.hop(host, "command".to_owned(), hops + 1).await?;

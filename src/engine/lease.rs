@@ -272,6 +272,10 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
         Step::Later { after, .. } => {
             return Ok(Next::Park { waits: Vec::new(), until: Some(tx.now() + micros(*after)) });
         }
+        Step::Failed(failure) if let_go(tx, &lease).await? => {
+            let told = Told::by_drydock("lease.abandoned", words(failure)).because("RESOURCE_RELEASED");
+            tx.event(told.of_lease(&lease, &[])).await?;
+        }
         Step::Failed(failure) => {
             note_failed_cleanup(tx, lease.resource_id.as_ref(), &failure.message).await?;
             let told = Told::by_drydock("lease.cleanup_failed", words(failure));
@@ -312,6 +316,14 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
     Ok(Next::Done)
 }
 
+/// Whether it stands on something that was let go: what is left there is left.
+async fn let_go(tx: &mut Tx, lease: &Lease) -> Result<bool> {
+    match &lease.resource_id {
+        Some(resource) => super::boxes::is_let_go(tx, resource).await,
+        None => Ok(false),
+    }
+}
+
 /// DESTROYED means that nothing is left: a lease that is the last on a resource which does not stay, or whose resource
 /// has ended, waits until that is gone too.
 async fn last_of_its_resource(
@@ -346,7 +358,10 @@ pub(super) async fn note_failed_cleanup(tx: &mut Tx, resource: Option<&ResourceI
     let Some(before) = tx.find_resource(id).await? else { return Ok(()) };
     let mut after = before.clone();
     after.cleanup_failures += 1;
-    after.problem = format!("clean-up failed {} times, it keeps its slots: {message}", after.cleanup_failures);
+    // A sick one stays sick: what is the matter with it says more.
+    if before.condition().is_none() {
+        after.problem = format!("clean-up failed {} times, it keeps its slots: {message}", after.cleanup_failures);
+    }
     tx.put_resource(&before, &after).await
 }
 
@@ -354,7 +369,8 @@ async fn forget_failed_cleanup(tx: &mut Tx, before: &Resource) -> Result<()> {
     if before.cleanup_failures == 0 || before.state != ResourceState::Active {
         return Ok(());
     }
-    let after = Resource { cleanup_failures: 0, problem: String::new(), ..before.clone() };
+    let problem = if before.condition().is_some() { before.problem.clone() } else { String::new() };
+    let after = Resource { cleanup_failures: 0, problem, ..before.clone() };
     tx.put_resource(before, &after).await
 }
 

@@ -7,10 +7,12 @@ mod acquire;
 mod admin;
 mod allocate;
 mod blueprints;
+mod boxes;
 mod caller;
 mod context;
 mod effects;
 mod explain;
+mod health;
 mod housekeeping;
 mod lease;
 mod narrate;
@@ -31,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 pub use acquire::Acquire;
 pub use blueprints::{Applied, BlueprintDraft, KindView};
+pub use boxes::Registration;
 pub use caller::{Caller, RequestKey};
 pub use explain::{ExplainSubject, Explanation};
 pub use view::{LeaseView, Receipt, ResourceView};
@@ -41,7 +44,7 @@ use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::model::id::LeaseId;
-use crate::model::{Lease, LeaseState};
+use crate::model::{Lease, LeaseState, Resource};
 use crate::scheduler::{self, Scheduler};
 use crate::store::{Daemon, Location, Store};
 use running::Running;
@@ -144,6 +147,7 @@ impl Engine {
         let scheduler = Scheduler::start(store, steps, &settings_of_queue).await?;
         *engine.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheduler);
         engine.background.spawn(housekeeping::keep(Arc::clone(&engine), settings.retention));
+        engine.background.spawn(health::keep(Arc::clone(&engine)));
         Ok(engine)
     }
 
@@ -220,13 +224,18 @@ impl Engine {
                 self.end_token(&lease.id);
             }
         })?;
-        let place = self.place_of(&lease, interface).await?;
-        let Some(place) = place else {
+        let Some((place, machine)) = self.resolve(&lease, interface).await? else {
             return Err(Error::new(
                 Reason::InterfaceNotSupported,
                 format!("the lease {} on a {} does not offer {interface:?}", lease.id, lease.spec.resource_type),
             ));
         };
+        if let Some(machine) = machine.filter(Resource::is_blocked) {
+            let why = machine.problem.split_once(": ").map_or("", |(_, why)| why);
+            let message =
+                format!("the host {} of {} is blocked until its key is pinned again: {why}", machine.id, lease.id);
+            return Err(Error::new(Reason::HostKeyMismatch, message));
+        }
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.id.clone(), self.clock.now());
         Ok(Opened { lease, place, ended })
     }

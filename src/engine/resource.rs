@@ -227,6 +227,9 @@ async fn finish_build(
             Ok(Next::Park { waits: parts(&needs), until: Some(tx.now() + micros(*after)) })
         }
         Step::Failed(failure) => {
+            if resource.is_registered() {
+                return super::boxes::stumbled(tx, &resource, failure, failures).await;
+            }
             let told = Told::by_drydock("resource.failed", words(failure));
             tx.event(told.of_resource(&resource, &[("worker", worker.to_owned())])).await?;
             if failure.permanent || failures + 1 >= MAX_FAILURES {
@@ -251,10 +254,11 @@ async fn become_active(tx: &mut Tx, resource: &Resource, facts: StringMap, worke
     after.facts = facts;
     after.active_time = Some(tx.now());
     after.check_time = after.active_time;
+    after.problem.clear();
     tx.put_resource(resource, &after).await?;
     let told = Told::by_drydock("resource.activated", format!("{} is built", resource.resource_type));
     tx.event(told.of_resource(&after, &[("worker", worker.to_owned())])).await?;
-    if after.lease_limit > 1 {
+    if after.lease_limit > 1 || after.is_registered() {
         tx.wake_pool(&pool_of(&after.resource_type), None).await?;
     }
     Ok(Next::Again)
@@ -411,6 +415,11 @@ async fn take_down(tx: &mut Tx, id: &ResourceId, destroyed: Option<&Step>, failu
             Some(Step::Ready(_)) => current.torn_down = true,
             Some(Step::Later { after, .. }) => {
                 return Ok(Next::Park { waits: Vec::new(), until: Some(tx.now() + micros(*after)) });
+            }
+            Some(Step::Failed(failure)) if super::boxes::is_let_go(tx, id).await? => {
+                let told = Told::by_drydock("resource.abandoned", words(failure)).because("RESOURCE_RELEASED");
+                tx.event(told.of_resource(&resource, &[])).await?;
+                current.torn_down = true;
             }
             Some(Step::Failed(failure)) => {
                 note_failed_cleanup(tx, Some(id), &failure.message).await?;

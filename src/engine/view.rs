@@ -40,6 +40,8 @@ pub struct ResourceView {
     pub resource: Resource,
     /// Leases on it now.
     pub lease_count: i64,
+    /// For operators, of one that was registered; only of a single one.
+    pub diagnostics: Option<serde_json::Value>,
 }
 
 fn receipt(lease: &Lease) -> Option<Receipt> {
@@ -122,14 +124,20 @@ impl Engine {
         }
         let mut views = Vec::new();
         for resource in self.store.list_resources(&query).await? {
-            views.push(self.view_resource(resource).await?);
+            let lease_count = self.store.lease_count(&resource.id).await?;
+            views.push(ResourceView { resource, lease_count, diagnostics: None });
         }
         Ok(views)
     }
 
     pub(super) async fn view_resource(&self, resource: Resource) -> Result<ResourceView> {
         let lease_count = self.store.lease_count(&resource.id).await?;
-        Ok(ResourceView { resource, lease_count })
+        let kind = if resource.is_registered() { self.blueprint_of(&resource).await.ok() } else { None };
+        let diagnostics = kind
+            .as_ref()
+            .and_then(|(_, kind)| kind.registered())
+            .and_then(|registered| registered.diagnostics(&resource));
+        Ok(ResourceView { resource, lease_count, diagnostics })
     }
 
     pub(super) async fn find_seen_resource(&self, caller: &Caller, id: &str) -> Result<Resource> {

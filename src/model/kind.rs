@@ -92,6 +92,17 @@ pub struct Kind {
     pub reused_by_attributes: bool,
     /// Has nothing to set up per lease: such a lease goes from the queue to ACTIVE in one commit.
     pub instant: bool,
+    /// Fields of what is registered by hand. Such a kind builds nothing by itself: it has what an admin registers. `None`
+    /// takes nothing by hand.
+    pub registration: Option<&'static [Field]>,
+}
+
+impl Kind {
+    /// Whether its resources are registered by hand.
+    #[must_use]
+    pub const fn is_registered(&self) -> bool {
+        self.registration.is_some()
+    }
 }
 
 /// Checks strings against `fields`: unknown keys, missing ones and malformed values.

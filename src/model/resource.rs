@@ -94,7 +94,7 @@ pub struct Resource {
     pub labels: StringMap,
     /// Principal it was made for; it serves no other unless its blueprint is `shared`.
     pub owner: String,
-    /// The lease it was made for, and that lease's root.
+    /// The lease it was made for; `None` when it was registered by hand.
     pub made_for: Option<LeaseId>,
     /// Root of the tree it was made in.
     pub root_id: Option<LeaseId>,
@@ -120,12 +120,40 @@ pub struct Resource {
     pub check_time: Option<Micros>,
     /// When RELEASED or BROKEN.
     pub end_time: Option<Micros>,
-    /// It broke in a way that another try cannot mend: whoever waits for it breaks too.
+    /// It broke in a way that another try cannot mend: whoever waits for it breaks too. Of one that was registered and is
+    /// released: it goes even when it cannot be cleaned up.
     pub permanent: bool,
     /// It is taken down outside; only its sub-leases and slots are left to give back.
     pub torn_down: bool,
     /// Raised with every write; the etag.
     pub version: i64,
+}
+
+impl Resource {
+    /// Registered by hand, rather than made for a lease.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.made_for.is_none()
+    }
+
+    /// The reason of the condition it is in: `problem` begins with it, as in `HOST_UNREACHABLE: no answer`.
+    #[must_use]
+    pub fn condition(&self) -> Option<&str> {
+        let (reason, _) = self.problem.split_once(": ")?;
+        (!reason.is_empty() && reason.chars().all(|c| c.is_ascii_uppercase() || c == '_')).then_some(reason)
+    }
+
+    /// It has shown another host key than the pinned one: nothing is sent to it until a key is pinned again.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.condition() == Some("HOST_KEY_MISMATCH")
+    }
+
+    /// Registered, and released by force: what cannot be cleaned up there is left behind.
+    #[must_use]
+    pub fn is_let_go(&self) -> bool {
+        self.is_registered() && self.permanent && !self.state.is_live()
+    }
 }
 
 #[cfg(test)]

@@ -9,13 +9,14 @@ use super::convert::{resource as convert, time};
 use super::page::Page;
 use super::{caller, check, fields};
 use crate::clock::micros;
-use crate::engine::Engine;
+use crate::engine::{Engine, Registration};
 use crate::error::Result;
 use crate::proto::v1::resource_service_server::ResourceService;
 use crate::proto::v1::{
     CheckResourceRequest, CheckResourceResponse, DrainResourceRequest, DrainResourceResponse, GetResourceRequest,
-    GetResourceResponse, ListResourcesRequest, ListResourcesResponse, ReleaseResourceRequest, ReleaseResourceResponse,
-    UndrainResourceRequest, UndrainResourceResponse,
+    GetResourceResponse, ListResourcesRequest, ListResourcesResponse, RegisterResourceRequest,
+    RegisterResourceResponse, ReleaseResourceRequest, ReleaseResourceResponse, UndrainResourceRequest,
+    UndrainResourceResponse, UpdateResourceRequest, UpdateResourceResponse,
 };
 
 /// `drydock.v1.ResourceService`.
@@ -31,6 +32,37 @@ impl ResourceRpc {
 
 #[tonic::async_trait]
 impl ResourceService for ResourceRpc {
+    async fn register_resource(
+        &self,
+        request: Request<RegisterResourceRequest>,
+    ) -> Result<Response<RegisterResourceResponse>, Status> {
+        let caller = caller(&request)?;
+        let mut sent = request.into_inner();
+        let request_id = take(&mut sent.request_id);
+        let key = check::request_key("RegisterResource", &request_id, &sent)?;
+        check::required("blueprint", &sent.blueprint)?;
+        check::required("name", &sent.name)?;
+        check::attributes(&sent.attributes)?;
+        let (attributes, labels) = (sent.attributes, sent.labels);
+        let asked = Registration { blueprint: sent.blueprint, name: sent.name, attributes, labels };
+        let view = self.engine.register_resource(&caller, asked, sent.validate_only, key).await?;
+        Ok(Response::new(RegisterResourceResponse { resource: Some(convert::resource(view)) }))
+    }
+
+    async fn update_resource(
+        &self,
+        request: Request<UpdateResourceRequest>,
+    ) -> Result<Response<UpdateResourceResponse>, Status> {
+        let caller = caller(&request)?;
+        let mut sent = request.into_inner();
+        let request_id = take(&mut sent.request_id);
+        let key = check::request_key("UpdateResource", &request_id, &sent)?;
+        let id = check::required("resource_id", &sent.resource_id)?;
+        check::attributes(&sent.attributes)?;
+        let view = self.engine.update_resource(&caller, id, &sent.attributes, sent.labels, &sent.etag, key).await?;
+        Ok(Response::new(UpdateResourceResponse { resource: Some(convert::resource(view)) }))
+    }
+
     async fn check_resource(
         &self,
         request: Request<CheckResourceRequest>,

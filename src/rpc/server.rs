@@ -19,12 +19,14 @@ use super::services::services;
 use super::socket::{self, Name};
 use super::tokens::{Tokens, TokensError};
 use crate::blueprint::Registry;
+use crate::blueprint::remote_host::{OverSsh, RemoteHost};
 use crate::clock::SystemClock;
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
 use crate::host::Host;
 use crate::host::local::LocalHost;
+use crate::host::ssh::links::Links;
 
 /// The principal of the generated token.
 const LOCAL: &str = "local";
@@ -70,11 +72,15 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
     let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
-    let registry = Registry::new(crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>));
-    let engine = Engine::start(&of_engine(&settings)?, registry, Arc::new(SystemClock)).await?;
+    let (links, clock) = (Arc::new(Links::open(&settings.data_dir.join("ssh")).await?), Arc::new(SystemClock));
+    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock) as _);
+    let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
+    kinds.push(Arc::new(boxes));
+    let engine = Engine::start(&of_engine(&settings)?, Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
     let result = doors.serve(&engine, ready, &shutdown).await;
     engine.stop().await;
+    links.close().await;
     result
 }
 

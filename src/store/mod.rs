@@ -20,6 +20,7 @@ mod open;
 mod pool;
 mod queue;
 mod records;
+mod registered;
 mod resources;
 mod retention;
 mod row;

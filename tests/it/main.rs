@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod blueprints;
+mod boxes;
 mod chaos;
 mod cli;
 mod end_to_end;

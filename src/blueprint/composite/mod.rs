@@ -35,6 +35,7 @@ pub static KIND: Kind = Kind {
     stays: false,
     reused_by_attributes: true,
     instant: true,
+    registration: None,
 };
 
 /// Makes what documents describe.

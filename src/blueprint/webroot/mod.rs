@@ -36,6 +36,7 @@ pub static KIND: Kind = Kind {
     stays: false,
     reused_by_attributes: true,
     instant: true,
+    registration: None,
 };
 
 /// The facts it promises.

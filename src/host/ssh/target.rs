@@ -61,7 +61,10 @@ impl Target {
     }
 
     /// As [`Target::check`], without host keys: they are still to be scanned.
-    pub(super) fn check_way(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Target::check`].
+    pub fn check_way(&self) -> Result<()> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if self.id.is_empty() || self.id.len() > 64 || self.id.starts_with(['-', '.']) || !self.id.chars().all(fits) {
             return Err(wrong("id", "is not 1 to 64 letters, digits, dots, dashes and underscores"));

@@ -138,7 +138,7 @@ pub(crate) fn kind(view: &KindView) -> v1::BlueprintKind {
         needs: words(kind.needs),
         config_schema: schema(&view.config_schema),
         attributes_schema: schema(&json_schema(kind.attributes, true)),
-        registration_schema: None,
+        registration_schema: kind.registration.map(|fields| to_struct(&json_schema(fields, true))),
         provider: String::new(),
     }
 }
@@ -171,6 +171,7 @@ mod tests {
         stays: true,
         reused_by_attributes: false,
         instant: true,
+        registration: None,
     };
     const STORAGE: Kind = Kind { kind: "storage", resource_type: "storage", stays: false, rank: 0, ..HOST };
 

@@ -1,6 +1,7 @@
 //! Resources.
 
 use super::count;
+use super::json::to_struct;
 use super::time::timestamp;
 use crate::engine::ResourceView;
 use crate::model::{Drain, ResourceState};
@@ -19,7 +20,7 @@ fn state(state: ResourceState) -> State {
 
 /// A resource as admins see it.
 pub(crate) fn resource(view: ResourceView) -> v1::Resource {
-    let ResourceView { resource, lease_count } = view;
+    let ResourceView { resource, lease_count, diagnostics } = view;
     v1::Resource {
         id: resource.id.into(),
         name: resource.name,
@@ -39,7 +40,7 @@ pub(crate) fn resource(view: ResourceView) -> v1::Resource {
         etag: resource.version.to_string(),
         problem: resource.problem,
         attributes: resource.attributes,
-        diagnostics: None,
+        diagnostics: diagnostics.as_ref().map(to_struct),
     }
 }
 

@@ -188,6 +188,7 @@ impl TestKind {
                 stays: false,
                 reused_by_attributes: true,
                 instant: false,
+                registration: None,
             },
             needs: Vec::new(),
             limits: Limits::default(),

@@ -140,6 +140,9 @@ pub(crate) fn about(method: &MethodDescriptor) -> Option<(Subject, impl Fn(&str)
         request.insert(subject.field.to_owned(), json!(id));
         for text in &texts {
             match text.as_str() {
+                "name" => {
+                    request.insert(text.clone(), json!("some-name"));
+                }
                 "path" | "source_path" | "target_path" | "upload_id" => {
                     request.insert(text.clone(), json!("file"));
                 }

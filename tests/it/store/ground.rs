@@ -29,7 +29,7 @@ pub(super) async fn sqlite() -> Ground {
 }
 
 /// A root lease that has just been queued.
-pub(super) fn lease() -> Lease {
+pub(crate) fn lease() -> Lease {
     let id = LeaseId::new(NOON);
     Lease {
         root_id: id.clone(),
@@ -69,7 +69,7 @@ pub(super) fn lease() -> Lease {
 }
 
 /// A resource that is about to be built.
-pub(super) fn resource() -> Resource {
+pub(crate) fn resource() -> Resource {
     let id = ResourceId::new(NOON);
     Resource {
         name: format!("box-{id}"),
@@ -103,7 +103,7 @@ pub(super) fn resource() -> Resource {
 }
 
 /// A blueprint of boxes.
-pub(super) fn blueprint(name: &str) -> Blueprint {
+pub(crate) fn blueprint(name: &str) -> Blueprint {
     Blueprint {
         id: BlueprintId::new(NOON),
         name: name.to_owned(),

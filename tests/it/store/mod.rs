@@ -3,7 +3,7 @@
 mod batches;
 mod claims;
 mod fused;
-mod ground;
+pub(crate) mod ground;
 mod lists;
 mod opening;
 mod records;

@@ -1,0 +1,9 @@
+//! Boxes that are registered by hand: over a whole daemon and real machines over ssh; the plan by itself.
+
+mod changes;
+mod commands;
+mod fleet;
+mod health;
+mod leases;
+mod plan;
+mod registering;
