@@ -257,8 +257,8 @@ mod tests {
     #[test]
     fn a_refusal_is_learned_and_forgotten() {
         let (mut room, now) = room(1, SESSIONS);
-        for _ in 0..3 {
-            room.take(Class::Command, now).unwrap();
+        for class in [Class::Control, Class::Command, Class::Command] {
+            room.take(class, now).unwrap();
             room.opened(0);
         }
         room.take(Class::Command, now).unwrap();
