@@ -2,19 +2,25 @@
 
 use super::resources::resource;
 use super::row::{Columns, map};
-use super::{Store, Tx, failed};
+use super::statement::{Statement, sql};
+use super::{Store, Tx};
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::id::{BlueprintId, ResourceId};
 use crate::model::{Resource, StringMap};
 
+fn named(blueprint: &BlueprintId, name: &str) -> Statement {
+    sql("SELECT * FROM resource WHERE blueprint_id = $1 AND name = $2 AND state <> 'DESTROYED'")
+        .bind(blueprint.to_string())
+        .bind(name.to_owned())
+}
+
 impl Store {
     /// Live resources that were registered by hand, oldest first.
     pub async fn registered_resources(&self) -> Result<Vec<Resource>> {
-        sqlx::query("SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL ORDER BY id")
-            .fetch_all(self.readers())
-            .await
-            .map_err(failed)?
+        sql("SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL ORDER BY id")
+            .search(self.readers())
+            .await?
             .iter()
             .map(resource)
             .collect()
@@ -22,31 +28,19 @@ impl Store {
 
     /// The resource of this name that is not gone, or `None`.
     pub async fn resource_named(&self, blueprint: &BlueprintId, name: &str) -> Result<Option<Resource>> {
-        sqlx::query("SELECT * FROM resource WHERE blueprint_id = $1 AND name = $2 AND state <> 'DESTROYED'")
-            .bind(blueprint.to_string())
-            .bind(name.to_owned())
-            .fetch_optional(self.readers())
-            .await
-            .map_err(failed)?
-            .as_ref()
-            .map(resource)
-            .transpose()
+        named(blueprint, name).fetch_optional(self.readers()).await?.as_ref().map(resource).transpose()
     }
 }
 
 impl Tx {
     /// The resource of this name that is not gone, or `None`.
     pub async fn resource_named(&mut self, blueprint: &BlueprintId, name: &str) -> Result<Option<Resource>> {
-        let statement =
-            sqlx::query("SELECT * FROM resource WHERE blueprint_id = $1 AND name = $2 AND state <> 'DESTROYED'")
-                .bind(blueprint.to_string())
-                .bind(name.to_owned());
-        self.fetch_one(statement).await?.as_ref().map(resource).transpose()
+        self.fetch_one(named(blueprint, name)).await?.as_ref().map(resource).transpose()
     }
 
     /// Places of a blueprint's limit that are taken.
     pub async fn places_of(&mut self, blueprint: &BlueprintId) -> Result<Vec<i64>> {
-        let statement = sqlx::query("SELECT place FROM slot WHERE scope = $1").bind(blueprint.to_string());
+        let statement = sql("SELECT place FROM slot WHERE scope = $1").bind(blueprint.to_string());
         self.fetch(statement).await?.iter().map(|row| Columns(row).integer("place")).collect()
     }
 
@@ -54,13 +48,13 @@ impl Tx {
     /// that nobody wrote in between.
     pub async fn set_attributes(&mut self, id: &ResourceId, attributes: &StringMap) -> Result<()> {
         let statement =
-            sqlx::query("UPDATE resource SET attributes = $1 WHERE id = $2").bind(map(attributes)).bind(id.to_string());
+            sql("UPDATE resource SET attributes = $1 WHERE id = $2").bind(map(attributes)).bind(id.to_string());
         self.execute(statement).await.map(|_| ())
     }
 
     /// Notes that a resource was examined; that is no change of it, so its etag stays.
     pub async fn note_check(&mut self, id: &ResourceId, at: Micros) -> Result<()> {
-        let statement = sqlx::query("UPDATE resource SET check_time = $1 WHERE id = $2").bind(at).bind(id.to_string());
+        let statement = sql("UPDATE resource SET check_time = $1 WHERE id = $2").bind(at).bind(id.to_string());
         self.execute(statement).await.map(|_| ())
     }
 }
