@@ -304,11 +304,11 @@ async fn look_after(crew: Weak<Crew>) {
         crew.runners.trim();
         let idle = if crew.busy.load(Ordering::Acquire) > 0 { Duration::ZERO } else { lock(&crew.used).elapsed() };
         let keeper = lock(&crew.keeper).clone();
-        if let Some(keeper) = keeper.filter(|keeper| !keeper.dead().is_cancelled()) {
-            if !keeper.check(idle < WATCHED) {
-                tracing::warn!(folder = %crew.data_dir.display(), "a host does not answer any more");
-                crew.link.reset().await;
-            }
+        if let Some(keeper) = keeper.filter(|keeper| !keeper.dead().is_cancelled())
+            && !keeper.check(idle < WATCHED)
+        {
+            tracing::warn!(folder = %crew.data_dir.display(), "a host does not answer any more");
+            crew.link.reset().await;
         }
         if idle > IDLE {
             lock(&crew.keeper).take();

@@ -55,6 +55,7 @@ conformance!(
     much_output_on_both_streams_is_whole,
     what_looks_like_a_mark_is_output,
     a_cancel_ends_the_whole_tree,
+    a_cancel_right_after_the_start_ends_it_too,
     dropping_a_process_kills_its_tree,
     last_words_after_term_are_heard,
     whoever_keeps_the_pipes_holds_up_nobody,
@@ -342,6 +343,16 @@ async fn a_cancel_ends_the_whole_tree(yard: Yard) {
         for file in ["away", "deaf", "leader"] {
             std::fs::remove_file(yard.path(file)).unwrap();
         }
+    }
+}
+
+async fn a_cancel_right_after_the_start_ends_it_too(yard: Yard) {
+    for _ in 0..20 {
+        let mut execution = yard.exec(argv(&["sleep", "1000"]), None).await.unwrap();
+        let Some(Ok(Frame::Started(started))) = execution.next().await else { panic!("started comes first") };
+        drop(execution);
+        let pid = i32::try_from(started.pid).unwrap();
+        until("its end", || !lives(pid)).await;
     }
 }
 
