@@ -20,7 +20,7 @@ const QUEUE: usize = 1024;
 /// Runners that do nothing are closed after this time,
 const IDLE: Duration = Duration::from_secs(5);
 /// but one, which goes after this.
-const LAST_IDLE: Duration = Duration::from_secs(60);
+const LAST_IDLE: Duration = Duration::from_mins(1);
 /// Who waits so long for a place closes somebody else's idle runner.
 const EVICT: Duration = Duration::from_millis(100);
 
