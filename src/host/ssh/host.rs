@@ -96,7 +96,9 @@ impl Host for SshHost {
         let keeper = self.crew.keeper().await?;
         // A moment passes between a program's start and its environment's being there to be read, by which it is known.
         for _ in 0..KNOWN {
-            if keeper.runs(pid, &command.lease_id).await? || keeper.strike(None, pid, &command.process_id).await? == 0 {
+            if keeper.runs(pid, &command.lease_id).await?
+                || keeper.strike(None, pid, &command.process_id, "").await? == 0
+            {
                 break;
             }
             let _ = timeout(Duration::from_millis(5), std::future::pending::<()>()).await;

@@ -75,7 +75,7 @@ impl Keeper {
             ("dd_owner", quoted(owner)),
             ("dd_patience", quoted(ITS_PATIENCE)),
             ("dd_quoted", quoted(quoted_path(&folder))),
-            ("dd_runner", quoted(runner)),
+            ("dd_program", quoted(runner)),
         ] {
             script.extend_from_slice(variable.as_bytes());
             script.push(b'=');
@@ -121,8 +121,9 @@ impl Keeper {
     }
 
     /// Sends a signal, if any, to a group and to whoever left it but carries the mark; answers how many live.
-    pub(super) async fn strike(&self, signal: Option<Signal>, group: i64, id: &str) -> Result<u64> {
-        self.count(format!("dd_strike {} {group} {}\n", name(signal), text(id))).await
+    /// `runner` is empty for what was launched.
+    pub(super) async fn strike(&self, signal: Option<Signal>, group: i64, id: &str, runner: &str) -> Result<u64> {
+        self.count(format!("dd_strike {} {group} {} '{runner}'\n", name(signal), text(id))).await
     }
 
     /// Sends a signal to a group; that nobody is there is fine.
@@ -180,7 +181,7 @@ impl Keeper {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
         for _ in 0..100 {
             let left = match self.void(runner).await {
-                Ok(Some(record)) if record.id == id => self.strike(Some(Signal::KILL), record.group, id).await,
+                Ok(Some(record)) if record.id == id => self.strike(Some(Signal::KILL), record.group, id, runner).await,
                 Ok(_) => Ok(0),
                 Err(error) => Err(error),
             };

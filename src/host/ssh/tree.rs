@@ -79,7 +79,7 @@ impl Running {
         if signal == Some(Signal::KILL) {
             self.news.killed.store(true, Ordering::Release);
         }
-        self.keeper.strike(signal, self.group, &self.id).await.unwrap_or_else(|error| {
+        self.keeper.strike(signal, self.group, &self.id, &self.runner).await.unwrap_or_else(|error| {
             // A keeper that is gone has ended, or will end, what it kept.
             tracing::debug!(error = report(&error), id = self.id, "the keeper does not answer");
             0

@@ -4,36 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use drydock::error::Reason;
 
-use super::{Machine, Shell, Yard, sshd};
-
-macro_rules! everywhere {
-    ($($test:ident),+ $(,)?) => {
-        everywhere!(@ local Yard::local() => $($test),+);
-        everywhere!(@ dash Yard::sham(Shell::Dash) => $($test),+);
-        everywhere!(@ bash Yard::sham(Shell::Bash) => $($test),+);
-        everywhere!(@ busybox Yard::sham(Shell::Busybox) => $($test),+);
-
-        /// The same over real ssh, one after the other.
-        async fn over_ssh(shell: sshd::Shell) {
-            let machine = Machine::shell(shell).await;
-            $(
-                println!("{}", stringify!($test));
-                $test(machine.yard()).await;
-            )+
-        }
-    };
-    (@ $machine:ident $yard:expr => $($test:ident),+) => {
-        mod $machine {
-            use super::*;
-            $(
-                #[tokio::test]
-                async fn $test() {
-                    super::$test($yard).await;
-                }
-            )+
-        }
-    };
-}
+use super::{Machine, Shell, Yard, everywhere, sshd};
 
 everywhere!(
     texts_come_back_as_they_were,

@@ -1,6 +1,7 @@
 //! What every machine must do alike, whichever way it is reached, and what is special where a shell on the far side works
 //! for us.
 
+mod ends;
 mod folders;
 mod lifeline;
 mod sham;
@@ -13,7 +14,7 @@ use drydock::error::Error;
 use drydock::host::ssh::host::SshHost;
 use drydock::host::ssh::link::Link;
 use drydock::host::ssh::masters::Masters;
-use drydock::host::{Host, Place};
+use drydock::host::{Exit, Host, Place};
 use drydock::interface::command::{ExecSpec, Execution, Inputs, exec};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,41 @@ use crate::place::{Said, listen, local_host, soon};
 use self::sham::{Sham, Shell};
 use crate::ssh::kit::{Quay, linked};
 use crate::ssh::sshd::{self, Sshd};
+
+/// Runs each of these tests, which take a [`Yard`], on every kind of machine.
+macro_rules! everywhere {
+    ($($test:ident),+ $(,)?) => {
+        everywhere!(@ local Yard::local() => $($test),+);
+        everywhere!(@ dash Yard::sham(Shell::Dash) => $($test),+);
+        everywhere!(@ bash Yard::sham(Shell::Bash) => $($test),+);
+        everywhere!(@ busybox Yard::sham(Shell::Busybox) => $($test),+);
+
+        /// The same over real ssh, one after the other.
+        async fn over_ssh(shell: sshd::Shell) {
+            let machine = Machine::shell(shell).await;
+            $(
+                println!("{}", stringify!($test));
+                $test(machine.yard()).await;
+            )+
+        }
+    };
+    (@ $machine:ident $yard:expr => $($test:ident),+) => {
+        mod $machine {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test($yard).await;
+                }
+            )+
+        }
+    };
+}
+use everywhere;
+
+pub(crate) fn code_or_signal(yard: &Yard, number: i32) -> Exit {
+    if yard.remote { Exit::Code(128 + number) } else { Exit::Signal(number) }
+}
 
 /// A machine, and a lease's place on it. The folder is the same seen from here and from there.
 pub(crate) struct Yard {

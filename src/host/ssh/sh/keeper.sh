@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # The lifeline: as long as its stdin is open, the commands of this daemon may run on this machine; then they end.
 # In front of it stands what the daemon says: dd_mark, dd_data (its folder), dd_name, dd_owner, dd_patience (in
-# seconds), dd_runner (the text of the runner). It answers requests, each a line TAG LINES and so many lines of shell, with what they print, and
+# seconds), dd_program (the text of the runner). It answers requests, each a line TAG LINES and so many lines of shell, with what they print, and
 # a line MARK TAG STATUS. Nothing it does may take long, since its answers are how the machine is known to live.
 # shellcheck disable=SC2154  # What stands in front.
 
@@ -28,20 +28,33 @@ else
     }
 fi
 
-# The group of a process, as dd_group.
+# State and group of a process, as dd_state and dd_group.
 dd_look_at() {
-    dd_group=0
+    dd_state=X dd_group=0
     read -r dd_line <"/proc/$1/stat" || return 1
     # The name, in parentheses, may hold anything.
     dd_line=${dd_line##*) }
-    # State, parent, group.
+    dd_state=${dd_line%% *}
     dd_line=${dd_line#* * }
     dd_group=${dd_line%% *}
 }
 
 # Sends a signal, 0 for none, to a group and to whoever has left it but carries the mark; prints how many there were.
+# $4 is the runner, if it lives.
 dd_strike() {
     dd_count=0
+    if [ -n "$4" ] && read -r dd_what dd_worker dd_its dd_leader dd_line <"$dd_where/r.$4" &&
+        [ "$dd_what $dd_its" = "run $3" ] && dd_look_at "$dd_leader"; then
+        # The runner has not seen its end: the number is still its own. It may be so young that it neither leads its
+        # group nor bears its mark.
+        case $dd_state-$dd_group in
+        Z-* | X-* | *-"$2") ;;
+        *)
+            dd_count=1
+            if [ "$1" != 0 ]; then kill -s "$1" "$dd_leader"; fi
+            ;;
+        esac
+    fi
     if [ "$2" -gt 1 ] && dd_kill_group 0 "$2"; then
         if [ "$1" != 0 ]; then dd_kill_group "$1" "$2"; fi
         # A zombie does not count.
@@ -152,13 +165,16 @@ dd_reap() {
         dd_some=0
         for dd_file in "$dd_where"/r.*; do
             read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
-            if dd_is_runner "$1" "$dd_worker"; then
-                kill -s KILL "$dd_worker"
-                dd_some=1
-            fi
-            case $dd_what-$dd_line in idle* | over*0) continue ;; esac
-            case $dd_trusted in *" $dd_group "*) ;; *) dd_group=0 ;; esac
-            if [ "$(dd_strike KILL "$dd_group" "$dd_id")" != 0 ]; then dd_some=1; fi
+            dd_runner=
+            if dd_is_runner "$1" "$dd_worker"; then dd_runner=${dd_file##*/r.} dd_some=1; fi
+            case $dd_what-$dd_line in
+            idle* | over*0) ;;
+            *)
+                case $dd_trusted in *" $dd_group "*) ;; *) dd_group=0 ;; esac
+                if [ "$(dd_strike KILL "$dd_group" "$dd_id" "$dd_runner")" != 0 ]; then dd_some=1; fi
+                ;;
+            esac
+            if [ -n "$dd_runner" ]; then kill -s KILL "$dd_worker"; fi
         done
         # Ended when nobody was seen twice: who was about to be born has been by now.
         if [ "$dd_some" = 0 ] && [ "$dd_round" -gt 0 ]; then break; fi
@@ -228,13 +244,14 @@ mkdir "$dd_records" || dd_records=$dd_folder dd_where_quoted=$dd_quoted
 read -r dd_boot </proc/sys/kernel/random/boot_id || dd_boot=unknown
 if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd_folder/who" &&
     printf '%s\n' "$dd_records" >"$dd_folder/where" &&
-    printf 'dd_folder=%s dd_records=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$dd_where_quoted" "$$" "$dd_runner" >"$dd_folder/runner" &&
+    printf 'dd_folder=%s dd_records=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$dd_where_quoted" "$$" "$dd_program" >"$dd_folder/runner" &&
     : >"$dd_folder/alive"; }; then
     rm -rf "$dd_folder" "$dd_records"
     printf '\n%s fail %s\n' "$dd_mark" "cannot write under $dd_folder: No space left on device"
     exit 1
 fi
 dd_clean
+dd_where=$dd_records
 echo yes >"$dd_records/heard"
 (dd_watch) </dev/null >/dev/null &
 dd_watcher=$!
