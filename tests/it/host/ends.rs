@@ -64,7 +64,7 @@ async fn a_cancel_ends_the_whole_tree(yard: Yard) {
         let pids = pids(&yard).await;
         drop(execution);
         let took = until("the tree's end", || !pids.iter().any(|pid| lives(*pid))).await;
-        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(took < Duration::from_secs(15), "{took:?}");
         for file in ["away", "deaf", "leader"] {
             std::fs::remove_file(yard.path(file)).unwrap();
         }
@@ -229,9 +229,9 @@ async fn strays_are_found_by_their_lease(yard: Yard) {
     until("their start", || known(&ours) && others.iter().all(known)).await;
     let start = Instant::now();
     yard.host.end_strays(&yard.lease).await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(15));
     let ended = until("its end", || ours.try_wait().unwrap().is_some()).await;
-    assert!(ended < Duration::from_secs(1));
+    assert!(ended < Duration::from_secs(15));
     for other in &mut others {
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();

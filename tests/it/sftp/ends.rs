@@ -100,7 +100,7 @@ async fn a_server_that_hangs_holds_nobody_up() {
     let remove = files.remove(Path::new("a"), false);
     let mut buffer = Vec::new();
     let (removed, read) = soon("answers", async { tokio::join!(remove, large.read_to_end(&mut buffer)) }).await;
-    assert!(start.elapsed() < 3 * SHORT, "{:?}", start.elapsed());
+    assert!(start.elapsed() < 10 * SHORT, "{:?}", start.elapsed());
     assert!(matches!(removed.unwrap_err().reason, Reason::OutcomeUnknown | Reason::HostUnreachable));
     let error = Error::from_stream("read", read.unwrap_err());
     assert_eq!(error.reason, Reason::HostUnreachable, "{error}");

@@ -64,7 +64,7 @@ async fn a_machine_that_hangs_is_told_from_one_that_is_slow() {
     let error = fails(&link).await;
     assert_eq!(error.reason, Reason::HostUnreachable, "{error}");
     assert!(error.retry_after.is_some());
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     // What was open ends as well.
     let mut byte = [0];
     assert_eq!(timeout(LONG, channel.stdout.read(&mut byte)).await.unwrap().unwrap(), 0);
@@ -83,7 +83,7 @@ async fn a_dead_network_ends_what_is_open() {
     let begun = Instant::now();
     // Nothing is asked: the master itself finds out.
     assert_eq!(timeout(LONG, channel.stdout.read(&mut on)).await.unwrap().unwrap(), 0);
-    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     machine.signal(Signal::CONT);
 }
 
@@ -101,7 +101,7 @@ async fn while_a_machine_is_down_calls_fail_at_once_and_then_it_is_tried() {
         assert_eq!(error.reason, Reason::HostUnreachable, "{error}");
         let wait = error.retry_after.unwrap();
         assert!(wait <= Duration::from_secs(30));
-        at_once += u32::from(begun.elapsed() < Duration::from_millis(5));
+        at_once += u32::from(begun.elapsed() < Duration::from_millis(100));
         if at_once > 3 {
             break;
         }

@@ -125,7 +125,7 @@ async fn something_listens_and_never_speaks() {
     let begun = Instant::now();
     let error = fails(&link).await;
     assert_eq!(error.reason, Reason::HostUnreachable, "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
     assert!(quay.sshs().is_empty(), "nothing is left of the attempt");
 }
 
