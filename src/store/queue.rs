@@ -268,9 +268,13 @@ impl Tx {
 
     /// Wakes the task of a subject and puts it into another band, for what frees capacity.
     pub(super) async fn hurry(&mut self, subject: &Subject, band: i64) -> Result<()> {
-        let statement = sql("UPDATE task SET band = $1 WHERE subject = $2").bind(band).bind(subject.to_string());
-        self.execute(statement).await?;
-        self.wake_task(subject).await
+        let statement = sql(
+            "UPDATE task SET band = $1, signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $2 RETURNING state, root_id",
+        )
+        .bind(band)
+        .bind(subject.to_string());
+        self.signal(statement).await
     }
 
     /// Wakes the best waiter of a pool and hands it the baton; `behind` skips all up to and including that task's place, so that a

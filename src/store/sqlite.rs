@@ -1,5 +1,7 @@
 //! Statements on a connection to `SQLite`, on whatever thread asks: no statement costs a trip to another one.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +30,8 @@ const LONG: usize = 2;
 /// A connection.
 pub(super) struct Connection {
     inner: rusqlite::Connection,
+    /// The columns that literal statements answer.
+    columns: HashMap<&'static str, Arc<[Box<str>]>>,
     /// Statements run on all connections of the store.
     count: Arc<AtomicU64>,
 }
@@ -43,10 +47,10 @@ impl Connection {
         let inner = rusqlite::Connection::open_with_flags(path, flags).map_err(failed)?;
         inner.set_prepared_statement_cache_capacity(PREPARED);
         inner.execute_batch(settings).map_err(failed)?;
-        Ok(Self { inner, count })
+        Ok(Self { inner, columns: HashMap::new(), count })
     }
 
-    fn answer(&self, statement: &Statement) -> rusqlite::Result<Answer> {
+    fn answer(&mut self, statement: &Statement) -> rusqlite::Result<Answer> {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut prepared = self.inner.prepare_cached(&statement.text)?;
         for index in 1..=prepared.parameter_count() {
@@ -56,7 +60,11 @@ impl Connection {
             let value = value.ok_or(rusqlite::Error::InvalidParameterCount(index, statement.values.len()))?;
             prepared.raw_bind_parameter(index, value)?;
         }
-        let names = if prepared.column_count() == 0 { Arc::default() } else { Row::names(&prepared.column_names()) };
+        let names = || Row::names(&prepared.column_names());
+        let names = match statement.text {
+            Cow::Borrowed(text) => Arc::clone(self.columns.entry(text).or_insert_with(names)),
+            Cow::Owned(_) => names(),
+        };
         let mut answer = Answer::default();
         let mut rows = prepared.raw_query();
         while let Some(row) = rows.next()? {
@@ -64,7 +72,7 @@ impl Connection {
             answer.rows.push(Row::new(Arc::clone(&names), cells.collect::<rusqlite::Result<_>>()?));
         }
         drop(rows);
-        if matches!(statement.text, std::borrow::Cow::Owned(_)) {
+        if matches!(statement.text, Cow::Owned(_)) {
             prepared.discard();
         }
         answer.changed = self.inner.changes();
@@ -121,7 +129,7 @@ impl Readers {
     fn answer(&self, statement: &Statement) -> Result<Answer> {
         self.looks.fetch_add(1, Ordering::Relaxed);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match idle {
+        let mut connection = match idle {
             Some(connection) => connection,
             None => Connection::open(&self.path, READER, Arc::clone(&self.count))?,
         };
