@@ -30,7 +30,7 @@ const TRANSFERS: usize = 4;
 /// How long is waited for what.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// A session, with all who are before us.
+    /// A session, with all who are before us. Longer than the link waits for a place: that tells why there is none.
     pub session: Duration,
     /// The server's first words; the user's login files run before them.
     pub greeting: Duration,
@@ -45,7 +45,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            session: Duration::from_mins(1),
+            session: Duration::from_secs(75),
             greeting: Duration::from_secs(20),
             answer: Duration::from_secs(30),
             disk: Duration::from_mins(5),

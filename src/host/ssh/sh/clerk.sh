@@ -38,6 +38,13 @@ dd_free() {
     LC_ALL=C df -Pk -- "$1" 2>&1
 }
 
+# What a script of ours prints; $2 is its word.
+dd_question() {
+    dd_it=$1
+    shift
+    (eval "$dd_it")
+}
+
 # Starts what dd_it says, its output appended to $1. First without starting it, to see whether it can be.
 dd_launch() {
     dd_why=$( (: >>"$1") 2>&1) || {
@@ -65,7 +72,7 @@ dd_look() {
 dd_go() {
     [ "$dd_step" = go ] || exit 0
     # In the background these two are ignored, and would be for ever.
-    if "$dd_env" --default-signal=INT,QUIT true; then set -- "$dd_env" --default-signal=INT,QUIT "$@"; fi
+    if "$dd_env" --default-signal=INT,QUIT true 2>/dev/null; then set -- "$dd_env" --default-signal=INT,QUIT "$@"; fi
     dd_become "$@"
 }
 

@@ -76,31 +76,45 @@ dd_signal() {
     dd_kill_group "$1" "$2" || kill -s "$1" "$2" || :
 }
 
-# Sends a signal to all that run for a lease, but not to what a user has merely named after it.
-dd_strays() {
-    dd_count=0
-    for dd_file in $(dd_holding "DRYDOCK_LEASE_ID=$2" /proc/[0-9]*/environ); do
-        grep -qs DRYDOCK_PROCESS_ID= "$dd_file" || continue
-        dd_pid=${dd_file#/proc/} dd_pid=${dd_pid%/environ}
-        dd_count=$((dd_count + 1))
-        kill -s "$1" "$dd_pid"
+# Sends a signal, 0 for none, to the processes whose environments these are, all at once; prints how many there are.
+dd_send() {
+    dd_with=$1 dd_pids='' dd_count=0
+    shift
+    for dd_file; do
+        dd_pid=${dd_file#/proc/}
+        dd_pids="$dd_pids ${dd_pid%/environ}" dd_count=$((dd_count + 1))
     done
+    # shellcheck disable=SC2086
+    if [ "$dd_with" != 0 ] && [ "$dd_count" != 0 ]; then kill -s "$dd_with" $dd_pids; fi
     printf %s "$dd_count"
+}
+
+# Sends a signal to all that run for a lease, but not to what a user has merely named after it. There may be thousands.
+dd_strays() {
+    dd_files=$(dd_holding "DRYDOCK_LEASE_ID=$2" /proc/[0-9]*/environ)
+    # Without a file, grep would read our requests.
+    # shellcheck disable=SC2086
+    if [ -n "$dd_files" ]; then dd_files=$(grep -lsF -e DRYDOCK_PROCESS_ID= $dd_files); fi
+    # shellcheck disable=SC2086
+    dd_send "$1" $dd_files
 }
 
 # Sends a signal to a launched process's tree: $2 is its pid, $3 its lease, $4 its mark if that is known.
 dd_launched() {
-    dd_count=0
-    for dd_file in $(dd_holding "DRYDOCK_LEASE_ID=$3" /proc/[0-9]*/environ); do
-        dd_pid=${dd_file#/proc/} dd_pid=${dd_pid%/environ}
-        dd_look_at "$dd_pid" || continue
-        if [ "$dd_group" != "$2" ]; then
-            [ -n "$4" ] && [ -n "$(dd_holding "DRYDOCK_PROCESS_ID=$4" "$dd_file")" ] || continue
-        fi
-        dd_count=$((dd_count + 1))
-        if [ "$1" != 0 ]; then kill -s "$1" "$dd_pid"; fi
+    dd_files=$(dd_holding "DRYDOCK_LEASE_ID=$3" /proc/[0-9]*/environ)
+    dd_marked='' dd_found=''
+    # shellcheck disable=SC2086
+    if [ -n "$4" ] && [ -n "$dd_files" ]; then dd_marked=$(dd_holding "DRYDOCK_PROCESS_ID=$4" $dd_files); fi
+    for dd_file in $dd_files; do
+        dd_pid=${dd_file#/proc/}
+        if dd_look_at "${dd_pid%/environ}" && [ "$dd_group" = "$2" ]; then dd_found="$dd_found $dd_file"; fi
     done
-    printf %s "$dd_count"
+    for dd_file in $dd_marked; do
+        dd_pid=${dd_file#/proc/}
+        if dd_look_at "${dd_pid%/environ}" && [ "$dd_group" != "$2" ]; then dd_found="$dd_found $dd_file"; fi
+    done
+    # shellcheck disable=SC2086
+    dd_send "$1" $dd_found
 }
 
 # The mark of a process.
@@ -120,7 +134,8 @@ dd_record() {
 
 # From now on this runner starts nothing more.
 dd_void() {
-    : >"$dd_records/v.$1"
+    # Not by a special builtin: when there is no room, that would end the shell.
+    true >"$dd_records/v.$1"
     dd_record "$1"
 }
 
@@ -183,6 +198,12 @@ dd_reap() {
     rm -rf "$1" "$dd_where"
 }
 
+# Tells the watcher that a request has come: by a file that is there, since what is written into one may be late, or find no
+# room. Where no file can be made, the last one is taken again.
+dd_heard() {
+    [ -e "$dd_records/heard" ] || true >"$dd_records/heard" || mv -f "$dd_records/quiet" "$dd_records/heard"
+}
+
 # Beside the keeper: ends everything when no request has come for long, although the line is not cut: the network is gone,
 # or the keeper itself.
 dd_watch() {
@@ -191,8 +212,8 @@ dd_watch() {
         sleep "$dd_patience" &
         dd_nap=$!
         wait "$dd_nap"
-        if [ ! -s "$dd_records/heard" ]; then break; fi
-        : >"$dd_records/heard"
+        if [ ! -e "$dd_records/heard" ]; then break; fi
+        mv -f "$dd_records/heard" "$dd_records/quiet"
     done
     [ -d "$dd_folder" ] || exit 0
     kill -s KILL "$$"
@@ -237,10 +258,16 @@ dd_why=$(mkdir -p "$dd_folder" 2>&1) || dd_why=$(mkdir -p "$dd_folder" 2>&1) || 
     printf '\n%s fail %s\n' "$dd_mark" "$dd_why"
     exit 1
 }
-# In memory, if there is such a place: a busy disk would make each command wait. Nobody else can have made it.
+# In memory, if there is such a place with room: a busy disk would make each command wait. Nobody else can have made it.
 dd_records=/dev/shm/drydock.$dd_name
 dd_where_quoted=$dd_records
-mkdir "$dd_records" || dd_records=$dd_folder dd_where_quoted=$dd_quoted
+if ! mkdir "$dd_records"; then
+    dd_records=
+elif ! echo yes >"$dd_records/heard"; then
+    rm -rf "$dd_records"
+    dd_records=
+fi
+if [ -z "$dd_records" ]; then dd_records=$dd_folder dd_where_quoted=$dd_quoted; fi
 read -r dd_boot </proc/sys/kernel/random/boot_id || dd_boot=unknown
 if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd_folder/who" &&
     printf '%s\n' "$dd_records" >"$dd_folder/where" &&
@@ -252,7 +279,7 @@ if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd
 fi
 dd_clean
 dd_where=$dd_records
-echo yes >"$dd_records/heard"
+dd_heard
 (dd_watch) </dev/null >/dev/null &
 dd_watcher=$!
 printf '\n%s up %s\n' "$dd_mark" "$$"
@@ -265,7 +292,7 @@ while read -r dd_tag dd_lines; do
 '
         dd_lines=$((dd_lines - 1))
     done
-    echo yes >"$dd_records/heard"
+    dd_heard
     eval "$dd_spec"
     printf '\n%s %s %s\n' "$dd_mark" "$dd_tag" "$?"
 done

@@ -18,7 +18,8 @@ exec 4>&2 2>/dev/null
 # Handled, not ignored: what is ignored would be ignored by the commands too.
 trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE
 dd_record=$dd_records/r.$1 dd_void=$dd_records/v.$1
-printf 'idle %s\n' "$$" >"$dd_record" || exit 1
+# Where there is no room, the first command is told so.
+printf 'idle %s\n' "$$" >"$dd_record" || [ -e "$dd_folder/alive" ] || exit 1
 
 dd_refuse() {
     printf 'S%s ! %s\n' "$dd_mark" "$1"
@@ -54,7 +55,10 @@ dd_child() {
     dd_group=$dd_pid
     [ -n "$dd_setsid" ] || dd_group=$$
     # Told first, and only then seen whether it may: so either the keeper knows of it, or it does not run.
-    { printf 'run %s %s %s %s\n' "$$" "$dd_id" "$dd_pid" "$dd_group" >"$dd_record"; } 2>/dev/null || dd_refuse keeper
+    { printf 'run %s %s %s %s\n' "$$" "$dd_id" "$dd_pid" "$dd_group" >"$dd_record"; } 2>/dev/null || {
+        if [ -e "$dd_folder/alive" ] && kill -s 0 "$dd_keeper" 2>/dev/null; then dd_refuse full; fi
+        dd_refuse keeper
+    }
     if [ ! -e "$dd_folder/alive" ] || [ -e "$dd_void" ] || ! kill -s 0 "$dd_keeper" 2>/dev/null; then dd_refuse keeper; fi
     eval "$dd_spec"
 }
