@@ -45,6 +45,8 @@ pub struct Examination {
     pub findings: Vec<String>,
     /// The worst of them, when it stands against new leases.
     pub condition: Option<Condition>,
+    /// What was learned of one that had to be made acquaintance with anew; to be written over its facts.
+    pub facts: StringMap,
 }
 
 /// Resources that gave reason to be looked at now rather than in their turn.

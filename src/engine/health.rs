@@ -244,10 +244,14 @@ async fn note(
     }
     let problem = found.condition.as_ref().map(Condition::problem).unwrap_or_default();
     let had = before.condition();
-    if before.problem == problem || (problem.is_empty() && had.is_none()) {
+    let learned = before.state == ResourceState::Active && !found.facts.is_empty();
+    if !learned && (before.problem == problem || (problem.is_empty() && had.is_none())) {
         return tx.get_resource(id).await;
     }
-    let after = Resource { problem: problem.clone(), check_time: Some(tx.now()), ..before.clone() };
+    let mut after = Resource { problem: problem.clone(), check_time: Some(tx.now()), ..before.clone() };
+    if learned {
+        after.facts.extend(found.facts.clone());
+    }
     let turned = had != after.condition();
     tx.put_resource(&before, &after).await?;
     if turned {

@@ -195,6 +195,19 @@ pub trait Host: Send + Sync {
     /// `INTERNAL` when the host does not tell.
     async fn free_bytes(&self, path: &Path) -> Result<u64>;
 
+    /// What a short script of Drydock's own prints, `word` being its `$1`. On a machine that is reached from afar it needs no
+    /// place of a command, so that a busy one answers too.
+    ///
+    /// # Errors
+    /// `HOST_UNREACHABLE`; `SESSIONS_EXHAUSTED` when the machine lives but is too busy to answer; `OUTCOME_UNKNOWN` when the
+    /// answer was lost.
+    async fn question(&self, script: &str, word: &Path) -> Result<String> {
+        let argv = ["sh", "-c", script, "drydock", &word.to_string_lossy()].map(str::to_owned).to_vec();
+        let command = Command { argv, cwd: "/".into(), ..Command::default() };
+        let ran = self.run(Run { command, input: Vec::new(), timeout: Duration::from_secs(10) }).await?;
+        Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+    }
+
     /// Bytes used by a folder and all below it, not following links.
     ///
     /// # Errors

@@ -50,6 +50,9 @@ pub trait Boxes: Send + Sync {
     /// As [`Boxes::greet`]; `INTERNAL` when it cannot be removed.
     async fn leave(&self, target: &Target, data_dir: &Path) -> Result<()>;
 
+    /// Lets a box that was down be tried at once; what is open to it stays open.
+    fn retry(&self, target: &Target);
+
     /// Closes what is open to a box.
     async fn forget(&self, target: &Target);
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{FOLDER, RemoteHost, listed};
-use crate::blueprint::{Condition, Context, Examination, Registered as _};
+use crate::blueprint::{Condition, Context, Examination, path_fact};
 use crate::error::{Error, Reason, Result, report};
-use crate::host::{Command, Run};
+use crate::host::ssh::free_in;
 use crate::model::Resource;
 use crate::model::id::ResourceId;
 
@@ -29,12 +29,12 @@ command -v setsid >/dev/null 2>&1 && echo "setsid yes" || echo "setsid no""#;
 /// What a box answered.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Answers {
-    writable: bool,
-    setsid: bool,
+    writable: Option<bool>,
+    setsid: Option<bool>,
     /// Seconds since the epoch.
     now: Option<i64>,
-    /// Bytes in all, bytes free.
-    disk: Option<(u64, u64)>,
+    /// Bytes free.
+    free: Option<u64>,
 }
 
 impl Answers {
@@ -42,17 +42,10 @@ impl Answers {
         let mut answers = Self::default();
         for line in text.lines() {
             match line.split_once(' ') {
-                Some(("writable", word)) => answers.writable = word == "yes",
-                Some(("setsid", word)) => answers.setsid = word == "yes",
+                Some(("writable", word)) => answers.writable = Some(word == "yes"),
+                Some(("setsid", word)) => answers.setsid = Some(word == "yes"),
                 Some(("now", seconds)) => answers.now = seconds.trim().parse().ok(),
-                Some(("disk", line)) => {
-                    // File system, blocks, used, available, capacity, mounted on; blocks of 1024 bytes.
-                    let blocks: Vec<u64> =
-                        line.split_whitespace().skip(1).take(3).filter_map(|word| word.parse().ok()).collect();
-                    if let [all, _, free] = blocks[..] {
-                        answers.disk = Some((all.saturating_mul(1024), free.saturating_mul(1024)));
-                    }
-                }
+                Some(("disk", line)) => answers.free = free_in(line),
                 _ => {}
             }
         }
@@ -60,17 +53,25 @@ impl Answers {
     }
 
     /// `now` is the daemon's, in seconds.
-    fn examination(&self, resource: &Resource, now: i64) -> Examination {
+    ///
+    /// # Errors
+    /// `INTERNAL` when it did not answer the questions.
+    fn examination(&self, resource: &Resource, now: i64) -> Result<Examination> {
+        let (Some(writable), Some(setsid)) = (self.writable, self.setsid) else {
+            let message =
+                format!("{} does not answer what it is asked; look whether it can start processes", resource.name);
+            return Err(Error::new(Reason::Internal, message));
+        };
         let mut found = Examination::default();
         let home = resource.facts.get("home").map_or("~", String::as_str);
-        if let Some((_, free)) = self.disk
+        if let Some(free) = self.free
             && free < LOW_BYTES
         {
             let megabytes = free >> 20;
             found.findings.push(format!("disk nearly full: {megabytes} MiB are free under {home}; make room there"));
         }
-        if !self.writable {
-            let full = self.disk.is_some_and(|(_, free)| free == 0);
+        if !writable {
+            let full = self.free == Some(0);
             let reason = if full { Reason::NoSpace } else { Reason::PermissionDenied };
             let message = format!("{home}/{FOLDER} cannot be written; make room there, or give it to the user");
             found.findings.insert(0, format!("home not writable: {message}"));
@@ -80,10 +81,10 @@ impl Answers {
             let which = if skew > 0 { "ahead" } else { "behind" };
             found.findings.push(format!("clock skew: its clock is {} s {which}; set it right", skew.abs()));
         }
-        if !self.setsid {
+        if !setsid {
             found.findings.push("no setsid: processes that detach cannot be told apart; install util-linux".to_owned());
         }
-        found
+        Ok(found)
     }
 }
 
@@ -93,8 +94,8 @@ impl RemoteHost {
             return self.look_at_blocked(&ctx.resource).await;
         }
         if thorough && ctx.resource.condition().is_some() {
-            // Not what was heard of it before, but what is now.
-            self.forget(&ctx.resource).await;
+            // Not what was heard of it before, but what is now. What runs there goes on.
+            self.boxes.retry(&Self::target(&ctx.resource));
         }
         let patience = if thorough { THOROUGH } else { PATIENCE };
         let examined = tokio::time::timeout(patience, self.ask_again(ctx, thorough)).await.unwrap_or_else(|_| {
@@ -122,19 +123,14 @@ impl RemoteHost {
     async fn ask(&self, ctx: &Context, thorough: bool) -> Result<Examination> {
         let resource = &ctx.resource;
         let Some(host) = self.host(resource) else {
-            self.boxes.greet(&Self::target(resource)).await?;
-            return Ok(Examination::default());
+            let home = self.boxes.greet(&Self::target(resource)).await?;
+            let host = self.host_at(resource, &home)?;
+            host.make_folder(&host.data_dir().join("leases")).await?;
+            let facts = [("home".to_owned(), path_fact(&home))].into();
+            return Ok(Examination { facts, ..Examination::default() });
         };
-        let folder = host.data_dir().to_string_lossy().into_owned();
-        let argv = ["sh", "-c", QUESTIONS, "drydock", &folder].map(str::to_owned).to_vec();
-        let command = Command { argv, cwd: "/".into(), lease_id: resource.id.to_string(), ..Command::default() };
-        let ran = host.run(Run { command, input: Vec::new(), timeout: PATIENCE }).await?;
-        if ran.exit.is_none() {
-            let message = format!("{} takes longer than {} s for a few words", resource.name, PATIENCE.as_secs());
-            return Err(Error::new(Reason::HostUnreachable, message));
-        }
-        let answers = Answers::read(&String::from_utf8_lossy(&ran.stdout));
-        let mut found = answers.examination(resource, self.clock.now() / 1_000_000);
+        let said = host.question(QUESTIONS, host.data_dir()).await?;
+        let mut found = Answers::read(&said).examination(resource, self.clock.now() / 1_000_000)?;
         if thorough {
             found.findings.extend(self.boxes.inspect(&Self::target(resource)).await?);
         }
@@ -161,7 +157,7 @@ impl RemoteHost {
         };
         let message = resource.problem.split_once(": ").map_or_else(String::new, |(_, message)| message.to_owned());
         let condition = Some(Condition { reason: Reason::HostKeyMismatch, message });
-        Examination { findings: vec![finding], condition }
+        Examination { findings: vec![finding], condition, ..Examination::default() }
     }
 }
 
@@ -178,5 +174,18 @@ fn failed(id: &ResourceId, error: &Error) -> Examination {
         _ => "it cannot be examined".to_owned(),
     };
     let finding = format!("{what} ({})", report(error));
-    Examination { findings: vec![finding], condition: Condition::of(error) }
+    Examination { findings: vec![finding], condition: Condition::of(error), ..Examination::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_answered_is_not_taken_for_a_no() {
+        assert_eq!(Answers::read(""), Answers::default());
+        let said = "writable no\nnow 12\ndisk /dev/a b 100 40 60 40% /my disk\nsetsid yes\n";
+        let answers = Answers { writable: Some(false), setsid: Some(true), now: Some(12), free: Some(61_440) };
+        assert_eq!(Answers::read(said), answers);
+    }
 }

@@ -149,6 +149,10 @@ impl Boxes for OverSsh {
         Err(Error::new(Reason::Internal, message))
     }
 
+    fn retry(&self, target: &Target) {
+        self.links.retry(&target.id);
+    }
+
     async fn forget(&self, target: &Target) {
         self.links.forget(&target.id);
     }

@@ -97,6 +97,15 @@ impl Clerk {
         })
     }
 
+    /// What a script of ours prints, whose word is `word`.
+    ///
+    /// # Errors
+    /// `HOST_UNREACHABLE` when no answer comes.
+    pub(super) async fn question(&self, script: &str, word: &Path) -> Result<String> {
+        let answer = self.ask(&[b"dd_question", &quoted(script), &quoted_path(word)]).await?;
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
     /// Starts what `spec` says so that it outlives us; answers its pid.
     ///
     /// # Errors
@@ -130,13 +139,17 @@ pub(super) fn refused(why: &str, cwd: &Path) -> Error {
         "denied" => {
             Error::new(Reason::PermissionDenied, format!("working directory {cwd} cannot be used: permission denied"))
         }
+        "full" => {
+            Error::new(Reason::NoSpace, "the host has no room to write down what runs; nothing ran: make room there")
+        }
         _ => Error::new(Reason::HostUnreachable, "no process could be started on the host; nothing ran")
             .retry_after(Duration::from_secs(1)),
     }
 }
 
 /// The bytes that `df -Pk` calls available: the number in front of the percentage.
-fn free_in(said: &str) -> Option<u64> {
+#[must_use]
+pub fn free_in(said: &str) -> Option<u64> {
     let words: Vec<_> = said.lines().last()?.split_whitespace().collect();
     let percentage = words.iter().position(|word| {
         word.strip_suffix('%').is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))

@@ -24,6 +24,8 @@ const SURVIVES: Duration = Duration::from_secs(5);
 const SHORT: usize = 8 * 1024;
 /// Work on many files.
 const LONG_WORK: Duration = Duration::from_mins(10);
+/// A machine that answers later than this is busy, if it lives.
+const BUSY: Duration = Duration::from_secs(8);
 /// From the start of a launched program until it can be known by its environment.
 const KNOWN: u32 = 200;
 
@@ -191,6 +193,24 @@ impl Host for SshHost {
 
     async fn free_bytes(&self, path: &Path) -> Result<u64> {
         self.clerk().await?.free_bytes(path).await
+    }
+
+    async fn question(&self, script: &str, word: &Path) -> Result<String> {
+        let keeper = self.crew.keeper().await?;
+        let asked = timeout(BUSY, async {
+            let clerk = self.clerk().await?;
+            clerk.question(script, word).await.map_err(|error| match error.reason {
+                // One that was there is lost: what that means, the next one tells.
+                Reason::HostUnreachable => Error { reason: Reason::OutcomeUnknown, ..error },
+                _ => error,
+            })
+        });
+        if let Ok(answer) = asked.await {
+            return answer;
+        }
+        keeper.ping().await?;
+        let message = format!("{} lives, but all its sessions or its disk are busy", self.address);
+        Err(Error::new(Reason::SessionsExhausted, message).retry_after(Duration::from_secs(1)))
     }
 
     async fn used_bytes(&self, path: &Path) -> Result<u64> {

@@ -114,6 +114,14 @@ impl Keeper {
         !self.talk.dead().is_cancelled()
     }
 
+    /// Waits for a word of it.
+    ///
+    /// # Errors
+    /// `HOST_UNREACHABLE` when none comes.
+    pub(super) async fn ping(&self) -> Result<()> {
+        self.talk.ask(b":\n".to_vec(), PATIENCE).await.map(drop)
+    }
+
     async fn count(&self, request: String) -> Result<u64> {
         let answer = self.talk.ask(request.into_bytes(), PATIENCE).await?;
         let body = String::from_utf8_lossy(&answer.body);

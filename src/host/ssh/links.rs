@@ -102,6 +102,13 @@ impl Links {
         links.get(id).map(|link| link.diagnostics())
     }
 
+    /// Lets this machine be tried at once, also when it was down just now. What is open stays.
+    pub fn retry(&self, id: &str) {
+        if let Some(link) = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
+            link.retry();
+        }
+    }
+
     /// Ends the link to this machine.
     pub fn forget(&self, id: &str) {
         let link = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).remove(id);

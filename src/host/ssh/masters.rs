@@ -59,6 +59,10 @@ impl Masters {
         self.pool.diagnostics()
     }
 
+    pub(super) fn retry(&self) {
+        self.pool.retry();
+    }
+
     /// Ends all masters, and with them what is open. Later calls are `HOST_UNREACHABLE`.
     pub async fn close(&self) {
         let masters = self.pool.close();

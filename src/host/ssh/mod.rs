@@ -36,3 +36,5 @@ pub mod target;
 mod tree;
 mod versions;
 mod words;
+
+pub use self::clerk::free_in;

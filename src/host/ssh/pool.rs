@@ -294,6 +294,11 @@ impl Pool {
         }
     }
 
+    /// The machine may be tried at once, whatever was heard of it before.
+    pub(super) fn retry(&self) {
+        self.lock().down = None;
+    }
+
     /// All masters at once.
     pub(super) fn drop_all(self: &Arc<Self>) {
         let numbers: Vec<u32> = self.lock().masters.keys().copied().collect();
