@@ -95,7 +95,8 @@ impl Engine {
     /// anew.
     ///
     /// # Errors
-    /// `RESOURCE_NOT_FOUND`, `NOT_REGISTRABLE`, `INVALID_ATTRIBUTE`, `ETAG_MISMATCH`.
+    /// `RESOURCE_NOT_FOUND`, `NOT_REGISTRABLE`, `INVALID_ATTRIBUTE`, `ETAG_MISMATCH`; `RESOURCE_IN_USE` when it is leased and
+    /// is to be reached elsewhere, or as another user.
     pub async fn update_resource(
         &self,
         caller: &Caller,
@@ -147,7 +148,8 @@ impl Engine {
                 })
             })
             .await?;
-        if old.attributes != after.attributes {
+        // What a blocked one was known to show is not to be heard again.
+        if old.attributes != after.attributes || (old.is_blocked() && !after.is_blocked()) {
             registered.forget(&old).await;
         }
         if after.state == ResourceState::Active {
@@ -203,6 +205,24 @@ struct Changes {
     actor: String,
 }
 
+/// What tells where a box is, and whose home folder is used there.
+const WHERE: [&str; 3] = ["address", "port", "user"];
+
+/// What leases have on a box, and the cleaning up of it, cannot move to another.
+async fn stays_while_leased(tx: &mut Tx, resource: &Resource) -> Result<()> {
+    let leases = tx.leases_on(&resource.id).await?;
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = leases.iter().map(|lease| lease.id.as_str()).collect();
+    let message = format!(
+        "address, port and user of {} cannot be changed: it is leased by {}; release them first, or register another",
+        resource.id,
+        names.join(", ")
+    );
+    Err(Error::new(Reason::ResourceInUse, message).with("used_by", names.join(" ")))
+}
+
 async fn change(tx: &mut Tx, before: &Resource, changes: &Changes) -> Result<()> {
     if !before.state.is_live() {
         let state = before.state.as_str();
@@ -217,10 +237,17 @@ async fn change(tx: &mut Tx, before: &Resource, changes: &Changes) -> Result<()>
     if let Some(labels) = &changes.labels {
         after.labels.clone_from(labels);
     }
+    let moved = changes
+        .attributes
+        .as_ref()
+        .is_some_and(|attributes| WHERE.iter().any(|name| attributes.get(*name) != before.attributes.get(*name)));
+    if moved {
+        stays_while_leased(tx, before).await?;
+    }
     if let Some(attributes) = &changes.attributes {
         after.attributes.clone_from(attributes);
         // What is told of it is what was true of it as it was; a key that is pinned again is a new beginning.
-        for name in ["address", "port", "user"] {
+        for name in WHERE {
             if let (Some(fact), Some(value)) = (after.facts.get_mut(name), attributes.get(name)) {
                 fact.clone_from(value);
             }
@@ -228,12 +255,23 @@ async fn change(tx: &mut Tx, before: &Resource, changes: &Changes) -> Result<()>
         if after.is_blocked() {
             after.problem.clear();
         }
+        // Another machine, or another user there: it is greeted before it takes a lease.
+        if moved && after.facts.remove("home").is_some() {
+            let message = "its address, port or user was changed, and it was not reached there yet".to_owned();
+            after.problem = Condition { reason: Reason::HostUnreachable, message }.problem();
+        }
         tx.set_attributes(&before.id, attributes).await?;
     }
     tx.put_resource(before, &after).await?;
     let repinned =
         changes.attributes.is_some() && before.attributes.get("host_key") != after.attributes.get("host_key");
-    let message = if repinned { "another host key is pinned" } else { "attributes or labels were replaced" };
+    let message = match (moved, repinned) {
+        (true, _) => {
+            "it is reached elsewhere or as somebody else; ~/.drydock stays where it was, remove it there by hand"
+        }
+        (_, true) => "another host key is pinned",
+        _ => "attributes or labels were replaced",
+    };
     tx.event(Told::by_drydock("resource.updated", message).by(&changes.actor).of_resource(&after, &[])).await?;
     // One that could not be built is tried again, and those who wait look whether it suits them now.
     if before.state == ResourceState::Pending {

@@ -91,3 +91,22 @@ async fn another_key_behind_the_address_blocks_it_until_it_is_pinned() {
     assert_eq!(fleet.exec(&lease.id, "echo back").await.unwrap(), (0, "back\n".to_owned()));
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_leased_stays_where_it_is_and_one_that_is_not_is_greeted_anew() {
+    let (fleet, machine, other) = (Fleet::start(json!({}), 1).await, Sshd::start(), Sshd::start());
+    let known = fleet.register("one", &machine, &[]).await;
+    let lease = fleet.acquire("host", &[], &[]).await;
+    let refused = fleet.resources().update_resource(change(&known, attributes(&other))).await.unwrap_err();
+    assert_eq!(reason(&refused), "RESOURCE_IN_USE");
+    assert!(refused.message().contains(&lease.id), "{refused:?}");
+    fleet.release(&lease.id).await;
+
+    fleet.resources().update_resource(change(&known, attributes(&other))).await.unwrap();
+    let home = other.home().display().to_string();
+    let there = |now: &Resource| now.problem.is_empty() && now.facts.get("home") == Some(&home);
+    fleet.until(&known.id, "greeted", there).await;
+    let lease = fleet.acquire("host", &[], &[]).await;
+    assert_eq!(fleet.exec(&lease.id, "echo $HOME").await.unwrap(), (0, format!("{home}\n")));
+    fleet.end().await;
+}
