@@ -1,6 +1,6 @@
 //! `drydock host`: machines of your own, registered by hand. A machine's key is shown and pinned before anything is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -136,10 +136,8 @@ pub async fn run(globals: &Globals, command: Host) -> Result<u8> {
         Host::Add(args) => add(globals, args).await,
         Host::Update(args) => update(globals, args).await,
         Host::List => {
-            let filter = format!("{LIVE} AND resource_type = host");
-            let request = v1::ListResourcesRequest { page_size: 500, filter, ..Default::default() };
-            let list = globals.connect().await?.resources().list_resources(soon(request)).await?.into_inner();
-            output::list(globals.output, &list)?;
+            let resources = hosts(&globals.connect().await?, LIVE).await?;
+            output::list(globals.output, &v1::ListResourcesResponse { resources, ..Default::default() })?;
             Ok(OK)
         }
         Host::Check { host } => {
@@ -198,7 +196,8 @@ async fn update(globals: &Globals, args: Update) -> Result<u8> {
     let mut attributes = before.attributes.clone();
     attributes.extend(changes);
     attributes.extend(args.address.map(|address| ("address".to_owned(), address)));
-    if args.repin || args.trust.host_key.is_some() || args.trust.accept_host_key.is_some() {
+    let pinned = args.repin || args.trust.host_key.is_some() || args.trust.accept_host_key.is_some();
+    if pinned {
         attributes.remove("host_key");
         let look = v1::RegisterResourceRequest {
             blueprint: before.blueprint_id.clone(),
@@ -210,7 +209,8 @@ async fn update(globals: &Globals, args: Update) -> Result<u8> {
         let key = args.trust.settle(&daemon, &look).await?;
         attributes.insert("host_key".to_owned(), key);
     }
-    if attributes == before.attributes {
+    // A key that is pinned again, though it is the same, is what unblocks it.
+    if attributes == before.attributes && !pinned {
         attributes.clear();
     }
     if attributes.is_empty() && labels.is_empty() {
@@ -248,6 +248,32 @@ async fn stock(daemon: &Daemon) -> Result<String> {
     Ok(BLUEPRINT.to_owned())
 }
 
+/// All hosts of this filter that were registered: those of blueprints of that kind, not those that a daemon has of itself.
+async fn hosts(daemon: &Daemon, filter: &str) -> Result<Vec<v1::Resource>> {
+    let mut blueprints = BTreeSet::new();
+    let filter_kind = format!("kind = {BLUEPRINT}");
+    let mut request = v1::ListBlueprintsRequest { page_size: 500, filter: filter_kind, ..Default::default() };
+    loop {
+        let page = daemon.blueprints().list_blueprints(soon(request.clone())).await?.into_inner();
+        blueprints.extend(page.blueprints.into_iter().map(|blueprint| blueprint.id));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    let mut found = Vec::new();
+    let filter = format!("{filter} AND resource_type = host");
+    let mut request = v1::ListResourcesRequest { page_size: 500, filter, ..Default::default() };
+    loop {
+        let page = daemon.resources().list_resources(soon(request.clone())).await?.into_inner();
+        found.extend(page.resources.into_iter().filter(|host| blueprints.contains(&host.blueprint_id)));
+        if page.next_page_token.is_empty() {
+            return Ok(found);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
 /// A live machine by its name or id.
 async fn find(daemon: &Daemon, host: &str) -> Result<v1::Resource> {
     if host.starts_with("res_") {
@@ -255,9 +281,8 @@ async fn find(daemon: &Daemon, host: &str) -> Result<v1::Resource> {
         return present(daemon.resources().get_resource(soon(request)).await?.into_inner().resource);
     }
     // A name has no quotes: what has some names nothing.
-    let filter = format!("{LIVE} AND resource_type = host AND name = \"{}\"", host.replace(['"', '\\', '*'], "?"));
-    let request = v1::ListResourcesRequest { page_size: 2, filter, ..Default::default() };
-    let mut found = daemon.resources().list_resources(soon(request)).await?.into_inner().resources;
+    let filter = format!("{LIVE} AND name = \"{}\"", host.replace(['"', '\\', '*'], "?"));
+    let mut found = hosts(daemon, &filter).await?;
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => {

@@ -87,3 +87,34 @@ async fn one_that_cannot_be_reached_says_so_and_stays() {
     assert!(removed.status.success(), "{}", said(&removed.stderr));
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_that_was_pinned_can_be_pinned_again() {
+    let (fleet, mut machine) = (Fleet::start(json!({}), 1).await, Sshd::start());
+    let known = fleet.register("one", &machine, &[]).await;
+    let pinned = fleet.resource(&known.id).await.attributes;
+    // As if another had answered in between.
+    let other = Sshd::start();
+    let mut elsewhere = pinned.clone();
+    elsewhere.insert("host_key".to_owned(), other.host_key());
+    let update = drydock::proto::v1::UpdateResourceRequest {
+        resource_id: known.id.clone(),
+        attributes: elsewhere,
+        ..Default::default()
+    };
+    fleet.resources().update_resource(update).await.unwrap();
+    fleet.until(&known.id, "blocked", |now| now.problem.starts_with("HOST_KEY_MISMATCH: ")).await;
+    drop(other);
+    let nothing = drydock(&fleet, &["host", "update", "one"]).await;
+    assert_eq!(nothing.status.code(), Some(64), "{}", said(&nothing.stderr));
+    // What is pinned is given once more, and shown again only then.
+    let key = fleet.resource(&known.id).await.attributes["host_key"].clone();
+    let again = drydock(&fleet, &["host", "update", "one", "--host-key", &key]).await;
+    assert!(again.status.success(), "{}", said(&again.stderr));
+    fleet.until(&known.id, "blocked", |now| now.problem.starts_with("HOST_KEY_MISMATCH: ")).await;
+    let right = drydock(&fleet, &["host", "update", "one", "--host-key", &machine.host_key()]).await;
+    assert!(right.status.success(), "{}", said(&right.stderr));
+    fleet.until(&known.id, "well", |now| now.problem.is_empty()).await;
+    machine.end();
+    fleet.end().await;
+}
