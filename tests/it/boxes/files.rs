@@ -84,7 +84,7 @@ async fn a_large_file_goes_there_and_back() {
     for (from, to) in
         [(path("source"), format!("{}:copied/", lease.id)), (format!("{}:copied/source", lease.id), path("back"))]
     {
-        let copied = drydock(&fleet, &["cp", &from, &to]).await;
+        let copied = drydock(&fleet, &["cp", "-p", &from, &to]).await;
         assert!(copied.status.success(), "{from} {to}: {}", said(&copied.stderr));
     }
     assert_eq!(Sha256::digest(std::fs::read(path("back")).unwrap()), Sha256::digest(&data[..3 << 20]));
