@@ -81,11 +81,11 @@ async fn a_large_file_goes_there_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     std::fs::write(path("source"), &data[..3 << 20]).unwrap();
-    for (from, to) in
-        [(path("source"), format!("{}:copied/", lease.id)), (format!("{}:copied/source", lease.id), path("back"))]
+    let copied = format!("{}:copied/", lease.id);
+    for words in [["cp", "-p", &path("source"), &copied].as_slice(), &["cp", &format!("{copied}source"), &path("back")]]
     {
-        let copied = drydock(&fleet, &["cp", "-p", &from, &to]).await;
-        assert!(copied.status.success(), "{from} {to}: {}", said(&copied.stderr));
+        let done = drydock(&fleet, words).await;
+        assert!(done.status.success(), "{words:?}: {}", said(&done.stderr));
     }
     assert_eq!(Sha256::digest(std::fs::read(path("back")).unwrap()), Sha256::digest(&data[..3 << 20]));
     fleet.release(&lease.id).await;
