@@ -49,8 +49,10 @@ while :; do
 done
 rm -f "$pid"
 if [ "$code" -gt 128 ]; then
-  kill -s KILL -- "-$server"
-  kill -s KILL -- "-$$"
+  # dash and bash need the --, busybox does not know it.
+  if kill -s 0 -- "$$"; then end=--; else end=; fi
+  kill -s KILL $end "-$server"
+  kill -s KILL $end "-$$"
 fi 2>/dev/null
 exit "$code"
 "#;
@@ -247,6 +249,38 @@ async fn wait_for_answer(seat: &Seat, shell: i64) -> Result<(), StartError> {
             let how = if died { "ended at once" } else { "did not answer in 15 s" };
             let why = format!("the web server {how}: {}", last_words(&log));
             return Err(Error::new(Reason::CommandFailed, why).into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::SERVE;
+
+    #[test]
+    fn what_a_killed_server_leaves_is_ended_by_any_shell() {
+        for shell in [&["dash"][..], &["bash"], &["busybox", "sh"]] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name);
+            let server = r#"sleep 600 & echo $! >"$0"; kill -s KILL $$"#;
+            let mut command = Command::new(shell[0]);
+            command.args(&shell[1..]).args(["-c", SERVE, "sh"]).arg(path("pid")).arg(path("server"));
+            command.args(["sh", "-c", server]).arg(path("worker")).process_group(0);
+            let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+            // The worker holds the pipe until it ends.
+            let mut stdout = child.stdout.take().unwrap();
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || tell.send(std::io::copy(&mut stdout, &mut std::io::sink()).unwrap()));
+            let ended = told.recv_timeout(std::time::Duration::from_secs(10));
+            child.wait().unwrap();
+            let worker = std::fs::read_to_string(path("worker")).unwrap();
+            if ended.is_err() {
+                Command::new("kill").args(["-s", "KILL", worker.trim()]).status().unwrap();
+            }
+            assert_eq!(ended, Ok(0), "{shell:?}: the worker {worker} lives on");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Driver `nginx`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -85,12 +86,15 @@ impl Server for Nginx {
                 format!("    server_name {names};\n"),
             ),
         };
+        // Quotes count at the start of a word only, so they go round all of it.
+        let mut from = OsString::from("from=");
+        from.push(&site.within);
         Ok(format!(
             "{others}server {{\n    listen {listen};\n{name}    root {root};\n    index index.html;\n    \
-             absolute_redirect off;\n    disable_symlinks on from={within};\n    \
+             absolute_redirect off;\n    disable_symlinks on {from};\n    \
              location ~ \"/\\.(?!well-known(/|$))\" {{\n        return 404;\n    }}\n    include {extra};\n}}\n",
             root = quoted(&site.document_root)?,
-            within = quoted(&site.within)?,
+            from = quoted(Path::new(&from))?,
             extra = quoted(extra)?,
         ))
     }

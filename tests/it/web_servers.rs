@@ -11,7 +11,7 @@ use crate::blueprints::servers::{is_installed, processes};
 use crate::end_to_end::Up;
 
 /// The whole answer.
-fn fetch(uri: &str) -> std::io::Result<String> {
+pub(crate) fn fetch(uri: &str) -> std::io::Result<String> {
     let (address, path) = uri.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(format!("GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;

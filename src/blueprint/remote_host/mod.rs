@@ -1,7 +1,8 @@
 //! `remote-host`: boxes that are reached over ssh. None is ever built: an admin registers each by hand.
 //!
-//! On the box everything of Drydock lies in `~/.drydock`; nothing is installed. It isolates nothing from the user that it
-//! logs in as.
+//! On the box everything of Drydock lies in `~/.drydock`, but for records of running commands in `/dev/shm/drydock.*` and,
+//! with `mode: site` of a webroot, files in the web server's sites folder; nothing is installed. It isolates nothing from
+//! the user that it logs in as.
 
 mod boxes;
 mod examine;

@@ -3,10 +3,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use drydock::blueprint::{Context, Step};
 use drydock::error::Error;
+use drydock::host::local::LocalHost;
 use drydock::httpd::{Operation, Status, folder_of};
 use drydock::interface::httpd;
 use drydock::model::StringMap;
@@ -271,6 +273,24 @@ async fn a_server_that_was_killed_is_found_and_started_again() {
         yard.end_all().await;
         assert_eq!(processes(&folder, &owner), [""; 0], "{server}");
         assert!(TcpStream::connect(&site.address).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_data_folder_behind_a_link_and_with_a_space_is_served() {
+    for server in servers() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", folder.path().join("a link")).unwrap();
+        let data = folder.path().join("a link/data folder");
+        let yard = Yard::on(|_| Arc::new(LocalHost::new(data, PathBuf::from(env!("CARGO_BIN_EXE_drydock")))));
+        let site = site(&yard, json!({"driver": server}), &[]).await;
+        std::fs::write(site.root.join("index.html"), "here").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", site.root.join("passwd")).unwrap();
+        assert_eq!(fetch(&site.address, "/", "localhost").await.1, "here", "{server}");
+        let (head, _) = fetch(&site.address, "/passwd", "localhost").await;
+        assert!(head.starts_with("HTTP/1.1 403"), "{server}: links under it are still looked at: {head}");
+        yard.end_all().await;
     }
 }
 

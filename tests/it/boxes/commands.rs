@@ -7,7 +7,7 @@ use serde_json::json;
 use super::fleet::Fleet;
 use crate::ssh::sshd::Sshd;
 
-async fn drydock(fleet: &Fleet, args: &[&str]) -> Output {
+pub(super) async fn drydock(fleet: &Fleet, args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_drydock"));
     command
         .env_clear()
@@ -19,7 +19,7 @@ async fn drydock(fleet: &Fleet, args: &[&str]) -> Output {
     command.output().await.unwrap()
 }
 
-fn said(bytes: &[u8]) -> String {
+pub(super) fn said(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
 }
 

@@ -2,8 +2,11 @@
 
 mod changes;
 mod commands;
+mod cut_off;
+mod files;
 mod fleet;
 mod health;
 mod leases;
 mod plan;
 mod registering;
+mod sites;
