@@ -18,6 +18,9 @@ use crate::model::slot::{Slot, free_place};
 use crate::model::{Blueprint, Resource, ResourceState, StringMap};
 use crate::store::{Next, Tx, pool_of};
 
+/// The kind of the event that tells of a new one.
+pub(super) const REGISTERED: &str = "resource.registered";
+
 /// What is to be registered.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Registration {
@@ -292,7 +295,7 @@ async fn insert(tx: &mut Tx, blueprint: &Blueprint, draft: Resource) -> Result<R
     };
     tx.take_slots(&Subject::from(draft.id.clone()), 1, &[Slot::of_blueprint(&blueprint.id, place)]).await?;
     tx.insert_resource(&draft).await?;
-    let told = Told::by_drydock("resource.registered", format!("registered as {}", draft.name)).by(&draft.owner);
+    let told = Told::by_drydock(REGISTERED, format!("registered as {}", draft.name)).by(&draft.owner);
     tx.event(told.of_resource(&draft, &[("blueprint", blueprint.name.clone())])).await?;
     tx.get_resource(&draft.id).await
 }

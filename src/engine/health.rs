@@ -8,8 +8,11 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
+use super::boxes::REGISTERED;
 use super::narrate::Told;
 use super::{Caller, Engine, ResourceView};
 use crate::blueprint::{Condition, Examination, Urgency};
@@ -17,10 +20,12 @@ use crate::clock::{Micros, micros};
 use crate::error::{Result, report};
 use crate::model::id::ResourceId;
 use crate::model::{Resource, ResourceState, StringMap};
-use crate::store::{Tx, pool_of};
+use crate::store::{News, Tx, pool_of};
 
 /// How often the keeper looks for what was newly registered.
 const ROUND: Duration = Duration::from_secs(2);
+/// How often it looks while nothing is registered; the news tell of the first.
+const IDLE_ROUND: Duration = Duration::from_secs(30);
 /// First pause before a sick one is looked at again; doubled each time, up to the interval.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -40,7 +45,9 @@ pub(super) async fn keep(engine: Arc<Engine>) {
     let mut turns: HashMap<ResourceId, Turn> = HashMap::new();
     let mut looking: FuturesUnordered<BoxFuture<'_, (ResourceId, Option<Turn>)>> = FuturesUnordered::new();
     let mut under_way = BTreeSet::new();
+    let mut news = engine.store.news();
     let mut wake = engine.clock.now();
+    let mut idle = false;
     loop {
         let alarms = futures::future::select_all(kinds.iter().map(|kind| {
             Box::pin(async move {
@@ -72,11 +79,13 @@ pub(super) async fn keep(engine: Arc<Engine>) {
                     None => { turns.remove(&id); }
                 }
             }
+            () = registration(&mut news), if idle => {}
             () = engine.clock.sleep_until(wake) => {}
         }
         let now = engine.clock.now();
         match engine.due(&mut turns, &under_way, now).await {
-            Ok(due) => {
+            Ok((none, due)) => {
+                idle = none;
                 for (resource, sick) in due {
                     if under_way.insert(resource.id.clone()) {
                         // It has its turn: what rings from now on is news.
@@ -85,24 +94,41 @@ pub(super) async fn keep(engine: Arc<Engine>) {
                     }
                 }
             }
-            Err(error) => tracing::warn!(error = %report(&error), "cannot look after what is registered; trying again"),
+            Err(error) => {
+                idle = false;
+                tracing::warn!(error = %report(&error), "cannot look after what is registered; trying again");
+            }
         }
         let waiting = turns.iter().filter(|(id, _)| !under_way.contains(*id)).map(|(_, turn)| turn.due);
-        wake = waiting.min().unwrap_or(Micros::MAX).clamp(now + 1, now + micros(ROUND));
+        let round = if idle { IDLE_ROUND } else { ROUND };
+        wake = waiting.min().unwrap_or(Micros::MAX).clamp(now + 1, now + micros(round));
+    }
+}
+
+/// Returns when something was registered, or may have been.
+async fn registration(news: &mut Receiver<Arc<News>>) {
+    loop {
+        match news.recv().await {
+            Ok(told) if !told.events.iter().any(|event| event.kind == REGISTERED) => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            // The store is gone, and the engine stops.
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
     }
 }
 
 impl Engine {
-    /// What is to be looked at now. What is new has its first turn at some time within its interval.
+    /// Whether nothing is registered, and what is to be looked at now. What is new has its first turn at some time within its interval.
     async fn due(
         &self,
         turns: &mut HashMap<ResourceId, Turn>,
         under_way: &BTreeSet<ResourceId>,
         now: Micros,
-    ) -> Result<Vec<(Resource, u32)>> {
+    ) -> Result<(bool, Vec<(Resource, u32)>)> {
         let mut due = Vec::new();
         let mut intervals = HashMap::new();
         let live = self.store.registered_resources().await?;
+        let none = live.is_empty();
         let active = live
             .into_iter()
             .filter(|resource| resource.state == ResourceState::Active && !under_way.contains(&resource.id));
@@ -125,7 +151,7 @@ impl Engine {
                 due.push((resource, turn.sick));
             }
         }
-        Ok(due)
+        Ok((none, due))
     }
 
     async fn interval(&self, resource: &Resource) -> Result<Duration> {

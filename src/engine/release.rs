@@ -37,30 +37,33 @@ impl Engine {
         // Whoever gives back sees to the clean-up, as whoever asks sees to what it needs: else those who release faster than
         // the workers clean up would fill the pool with what nobody has any more.
         let worker = format!("{}/door", self.daemon.id);
-        let (lease, claim) = self
-            .store
-            .write(move |tx| {
-                let (id, actor, comment, request) = (id.clone(), actor.clone(), comment.clone(), request.clone());
-                let worker = worker.clone();
-                Box::pin(async move {
-                    if let Some(request) = &request
-                        && tx.seen(request).await?.is_some()
-                    {
-                        return Ok((tx.get_lease(&id).await?, None));
-                    }
-                    let lease = release(tx, &id, force, &comment, &actor).await?;
-                    if let Some(request) = &request {
-                        tx.remember(request, id.as_str()).await?;
-                    }
-                    let root = Scope::Root(lease.root_id.clone());
-                    let claim = if has_seat { tx.take(&root, &worker).await? } else { None };
-                    Ok((lease, claim))
+        let (store, root) = (self.store.clone(), lease.root_id.clone());
+        let commit = async move {
+            store
+                .write(move |tx| {
+                    let (id, actor, comment, request) = (id.clone(), actor.clone(), comment.clone(), request.clone());
+                    let worker = worker.clone();
+                    Box::pin(async move {
+                        if let Some(request) = &request
+                            && tx.seen(request).await?.is_some()
+                        {
+                            return Ok((tx.get_lease(&id).await?, None));
+                        }
+                        let lease = release(tx, &id, force, &comment, &actor).await?;
+                        if let Some(request) = &request {
+                            tx.remember(request, id.as_str()).await?;
+                        }
+                        let root = Scope::Root(lease.root_id.clone());
+                        let claim = if has_seat { tx.take(&root, &worker).await? } else { None };
+                        Ok((lease, claim))
+                    })
                 })
-            })
-            .await?;
-        if let (Some(seat), Some(claim)) = (seat, claim) {
-            seat.see_to(claim, lease.root_id.clone());
-        }
+                .await
+        };
+        let lease = match seat {
+            Some(seat) => seat.commit(root, commit).await?,
+            None => commit.await?.0,
+        };
         self.wait_for(lease, LeaseState::Destroyed, wait).await
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,15 +69,33 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Takes the step of a claim that came with a commit, and those of its tree that come with the commits of these. What
-    /// then is left is for workers: nobody waits here.
-    pub fn see_to(self, claim: Claim, root: LeaseId) {
+    /// Makes a commit that may answer a claim, and answers what it did as soon as it is durable. Then takes the step of the
+    /// claim, and those of its tree that come with the commits of these. What then is left is for workers: nobody waits
+    /// here. A caller that leaves, at whatever moment, takes no claim with it.
+    ///
+    /// # Errors
+    /// What `commit` says.
+    pub async fn commit<T: Send + 'static>(
+        self,
+        root: LeaseId,
+        commit: impl Future<Output = Result<(T, Option<Claim>)>> + Send + 'static,
+    ) -> Result<T> {
         let Self { scheduler, permit } = self;
-        let work = worker::see_to(Arc::clone(&scheduler), claim, root);
+        let (answer, answered) = oneshot::channel();
+        let worker = Arc::clone(&scheduler);
         scheduler.spawn(async move {
-            work.await;
+            let (outcome, claim) = match commit.await {
+                Ok((value, claim)) => (Ok(value), claim),
+                Err(error) => (Err(error), None),
+            };
+            // The caller may have left: then nobody wants the answer, and the commit stands.
+            let _ = answer.send(outcome);
+            if let Some(claim) = claim {
+                worker::see_to(worker, claim, root).await;
+            }
             drop(permit);
         });
+        answered.await.map_err(|error| crate::error::Error::internal("a commit was broken off", error))?
     }
 }
 

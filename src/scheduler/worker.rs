@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Scheduler;
 use crate::clock::{Micros, span};
-use crate::error::{Reason, Result, report};
+use crate::error::{Error, Reason, Result, report};
 use crate::model::id::LeaseId;
 use crate::store::{CLAIM_LENGTH, Claim, Committed, Scope};
 
@@ -22,34 +22,51 @@ const PANICKED: &str = "the step panicked";
 pub(super) async fn work(scheduler: Arc<Scheduler>, name: String) {
     let mut next = None;
     while !scheduler.stop.is_cancelled() {
-        // Subscribed before the scan: what becomes ready after it rings.
-        let ready = scheduler.bell.ready();
-        tokio::pin!(ready);
-        ready.as_mut().enable();
         let claim = match next.take() {
             Some(claim) => Some(claim),
-            None => claim(&scheduler, &Scope::Any, &name).await,
+            None => find(&scheduler, &name).await,
         };
         if let Some(claim) = claim {
             next = run_one(&scheduler, &claim, || (!scheduler.stop.is_cancelled()).then_some(Scope::Any)).await;
-        } else {
-            let mut idle = scheduler.store.wait_for_work(&name);
-            next = tokio::select! {
-                claim = idle.called() => claim,
-                () = ready => {
-                    let claim = idle.leave();
-                    if claim.is_some() {
-                        // Called twice, for two tasks: another worker looks for the other one.
-                        scheduler.bell.ring_one();
-                    }
-                    claim
-                }
-                () = scheduler.stop.cancelled() => idle.leave(),
-            };
         }
     }
     if let Some(claim) = next {
         hand_back(&scheduler, &claim).await;
+    }
+}
+
+/// Scans, then idles; `None` when it is time to scan again. Who is busy does not listen: a ring goes to one that waits.
+async fn find(scheduler: &Scheduler, name: &str) -> Option<Claim> {
+    let scanned = {
+        // Subscribed before the scan: what becomes ready after it rings. A ring that is not used goes on to another.
+        let ready = scheduler.bell.ready();
+        tokio::pin!(ready);
+        ready.as_mut().enable();
+        match scheduler.store.claim(&Scope::Any, name).await {
+            Ok(None) => {
+                let mut idle = scheduler.store.wait_for_work(name);
+                return tokio::select! {
+                    claim = idle.called() => claim,
+                    () = ready => {
+                        let claim = idle.leave();
+                        if claim.is_some() {
+                            // Called twice, for two tasks: another worker looks for the other one.
+                            scheduler.bell.ring_one();
+                        }
+                        claim
+                    }
+                    () = scheduler.stop.cancelled() => idle.leave(),
+                };
+            }
+            scanned => scanned,
+        }
+    };
+    match scanned {
+        Ok(claim) => claim,
+        Err(error) => {
+            pause(scheduler, &error).await;
+            None
+        }
     }
 }
 
@@ -84,7 +101,13 @@ where
         }
         let claim = match next.take() {
             Some(claim) => Some(claim),
-            None => claim(&scheduler, &scope, &name).await,
+            None => match scheduler.store.claim(&scope, &name).await {
+                Ok(claim) => claim,
+                Err(error) => {
+                    pause(&scheduler, &error).await;
+                    continue;
+                }
+            },
         };
         if let Some(claim) = claim {
             next = run_one(&scheduler, &claim, || (!over()).then(|| scope.clone())).await;
@@ -111,20 +134,13 @@ pub(super) async fn see_to(scheduler: Arc<Scheduler>, claim: Claim, root: LeaseI
     }
 }
 
-async fn claim(scheduler: &Scheduler, scope: &Scope, name: &str) -> Option<Claim> {
-    match scheduler.store.claim(scope, name).await {
-        Ok(claim) => claim,
-        Err(error) => {
-            tracing::error!(error = %report(&error), "cannot claim a task; trying again in 1 s");
-            let clock = scheduler.store.clock();
-            tokio::select! {
-                () = clock.sleep_until(clock.now() + 1_000_000) => {}
-                () = scheduler.stop.cancelled() => {}
-            }
-            // Not a scan that found nothing: ring for the next one.
-            scheduler.bell.ring_one();
-            None
-        }
+/// After a scan that failed; whoever scanned does it again.
+async fn pause(scheduler: &Scheduler, error: &Error) {
+    tracing::error!(error = %report(error), "cannot claim a task; trying again in 1 s");
+    let clock = scheduler.store.clock();
+    tokio::select! {
+        () = clock.sleep_until(clock.now() + 1_000_000) => {}
+        () = scheduler.stop.cancelled() => {}
     }
 }
 
@@ -141,16 +157,25 @@ async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option
                 Err(panic) => {
                     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
                     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                    return Err(crate::error::Error::new(Reason::Internal, format!("{PANICKED}: {text}")));
+                    return Err(Error::new(Reason::Internal, format!("{PANICKED}: {text}")));
                 }
             }
         }
-        Err(crate::error::Error::new(Reason::Internal, "the step was overtaken 16 times"))
+        Err(Error::new(Reason::Internal, "the step was overtaken 16 times"))
     };
-    let outcome = tokio::select! {
+    tokio::pin!(step);
+    let kept = tokio::select! {
         biased;
-        outcome = step => outcome,
-        () = keep(scheduler, held, &lost) => return None,
+        outcome = &mut step => Ok(outcome),
+        left = keep(scheduler, held, &lost) => Err(left),
+    };
+    let outcome = match kept {
+        Ok(outcome) => outcome,
+        // Its commit may be under way, and what that claims would be nobody's: as long as the claim is ours, it may end.
+        Err(left) => match tokio::time::timeout(left, step).await {
+            Ok(outcome) => outcome,
+            Err(_) => return None,
+        },
     };
     match outcome {
         Ok(Committed::Done(next)) => next,
@@ -170,26 +195,27 @@ async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option
     }
 }
 
-/// Renews the claim at a third of its length. Returns, with `lost` cancelled, when it could not be kept: judged by our
-/// own monotonic clock, so that a daemon that was stopped does not act on what it lost.
-async fn keep(scheduler: &Scheduler, claim: &Claim, lost: &CancellationToken) {
+/// Renews the claim at a third of its length. Returns, with `lost` cancelled, when it could not be kept, and for how long
+/// it surely is ours: judged by our own monotonic clock, so that a daemon that was stopped does not act on what it lost.
+async fn keep(scheduler: &Scheduler, claim: &Claim, lost: &CancellationToken) -> Duration {
     let length = span(CLAIM_LENGTH);
     let mut renewed = Instant::now();
     let mut ticks = tokio::time::interval_at(renewed + length / 3, length / 3);
-    loop {
+    let left = loop {
         ticks.tick().await;
         let asked = Instant::now();
         match scheduler.store.renew_claim(claim).await {
             Ok(Some(_)) => renewed = asked,
-            Ok(None) => break,
+            Ok(None) => break Duration::ZERO,
             Err(error) => tracing::warn!(task = %claim.task, error = %report(&error), "cannot renew a claim"),
         }
         if renewed.elapsed() > length.saturating_sub(Duration::from_secs(5)) {
-            break;
+            break length.saturating_sub(renewed.elapsed());
         }
-    }
+    };
     tracing::warn!(task = %claim.task, subject = %claim.subject, "a claim could not be kept; giving its step up");
     lost.cancel();
+    left
 }
 
 /// A claim that came with the last commit and is not wanted any more goes back at once.

@@ -24,12 +24,14 @@ pub(super) fn event(row: &Row) -> Result<Event> {
     })
 }
 
+/// Each end by itself: both in one would go through all that is between.
+pub(super) const SPAN: &str =
+    "SELECT coalesce((SELECT min(seq) FROM event), 0) AS first, coalesce((SELECT max(seq) FROM event), 0) AS last";
+
 impl Store {
     /// Sequence numbers of the oldest and the newest event that are kept; `(0, 0)` when there is none.
     pub async fn event_span(&self) -> Result<(i64, i64)> {
-        let row = sql("SELECT coalesce(min(seq), 0) AS first, coalesce(max(seq), 0) AS last FROM event")
-            .fetch_one(self.readers())
-            .await?;
+        let row = sql(SPAN).fetch_one(self.readers()).await?;
         let columns = Columns(&row);
         Ok((columns.integer("first")?, columns.integer("last")?))
     }

@@ -83,13 +83,7 @@ impl Store {
 
     /// ACTIVE leases of `owner` that sit on the same machine are found by their resources; this is all of them.
     pub async fn active_leases_of(&self, owner: &str) -> Result<Vec<Lease>> {
-        sql("SELECT * FROM lease WHERE owner = $1 AND state = 'ACTIVE' ORDER BY id")
-            .bind(owner.to_owned())
-            .fetch_all(self.readers())
-            .await?
-            .iter()
-            .map(lease)
-            .collect()
+        sql(ACTIVE_OF).bind(owner.to_owned()).fetch_all(self.readers()).await?.iter().map(lease).collect()
     }
 
     /// 1 for the first in the queue of its type.
@@ -105,6 +99,9 @@ impl Store {
         rows.first().map_or(Ok(0), |row| Columns(row).integer("n")).map(|before| before + 1)
     }
 }
+
+/// By an index of just the active ones.
+pub(super) const ACTIVE_OF: &str = "SELECT * FROM lease WHERE owner = $1 AND state = 'ACTIVE' ORDER BY id";
 
 fn needs(resource: &ResourceId) -> Statement {
     sql("SELECT * FROM lease WHERE parent_id = $1 ORDER BY id").bind(resource.to_string())

@@ -17,7 +17,8 @@ use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// In the order of their numbers; one that was released is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "keel", include_str!("migrations/0001_keel.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "keel", include_str!("migrations/0001_keel.sql")), (2, "found", include_str!("migrations/0002_found.sql"))];
 
 impl Store {
     /// Opens the database, made when missing, and brings it to this version.
@@ -43,9 +44,10 @@ impl Store {
 
 /// The first look into the file: what is no database, or a broken one, does not get better by trying again.
 fn unreadable(path: &str, error: sqlx::Error) -> Error {
-    // SQLITE_CORRUPT and SQLITE_NOTADB.
+    // SQLITE_CORRUPT and SQLITE_NOTADB; the high bits of a code tell more of the same.
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    if matches!(code.as_deref(), Some("11" | "26")) {
+    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    if matches!(code, Some(11 | 26)) {
         let why = format!("{path} is damaged or no database; move it away, or choose another data folder");
         return Error::invalid(why).because(error);
     }

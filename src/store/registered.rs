@@ -15,15 +15,14 @@ fn named(blueprint: &BlueprintId, name: &str) -> Statement {
         .bind(name.to_owned())
 }
 
+/// By an index of just these.
+pub(super) const REGISTERED: &str =
+    "SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL ORDER BY id";
+
 impl Store {
     /// Live resources that were registered by hand, oldest first.
     pub async fn registered_resources(&self) -> Result<Vec<Resource>> {
-        sql("SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL ORDER BY id")
-            .search(self.readers())
-            .await?
-            .iter()
-            .map(resource)
-            .collect()
+        sql(REGISTERED).fetch_all(self.readers()).await?.iter().map(resource).collect()
     }
 
     /// The resource of this name that is not gone, or `None`.

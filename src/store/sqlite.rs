@@ -157,14 +157,63 @@ impl Readers {
 
 /// The database said no.
 fn failed(error: rusqlite::Error) -> Error {
-    if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
-        Error::new(
-            Reason::NoSpace,
-            "the disk of the database is full; nothing was written; free some space and try again",
-        )
-        .because(error)
-    } else {
-        Error::new(Reason::StoreUnavailable, "the database does not answer; nothing was written; try again")
-            .because(error)
+    let message = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            let why = "the disk of the database is full; nothing was written; free some space and try again";
+            return Error::new(Reason::NoSpace, why).because(error);
+        }
+        // Extended codes too: these are their kinds.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            "the database is damaged; nothing was written; stop the daemon and restore it, or choose another data folder"
+        }
+        _ => "the database does not answer; nothing was written; try again",
+    };
+    Error::new(Reason::StoreUnavailable, message).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{events, leases, registered};
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::store::{Location, Store};
+
+    /// How `SQLite` goes about a statement, a line a step.
+    fn plan(path: &Path, text: &str) -> String {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        let mut prepared = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+        let mut rows = prepared.raw_query();
+        let mut plan = String::new();
+        while let Some(row) = rows.next().unwrap() {
+            plan += &row.get::<_, String>("detail").unwrap();
+            plan.push('\n');
+        }
+        plan
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_often_is_found_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drydock.db");
+        let store = Store::open(&Location { path: path.clone() }, ManualClock::at(0)).await.unwrap();
+        assert_eq!(plan(&path, registered::REGISTERED), "SCAN resource USING INDEX resource_registered\n");
+        assert_eq!(plan(&path, leases::ACTIVE_OF), "SEARCH lease USING INDEX lease_active (owner=?)\n");
+        let span = plan(&path, events::SPAN);
+        assert_eq!(span.matches("SEARCH event").count(), 2, "{span}");
+        assert!(!span.contains("SCAN event"), "{span}");
+        assert_eq!(store.event_span().await.unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn a_damaged_database_is_told_by_whatever_code() {
+        for code in [11, 26, 11 | (1 << 8), 11 | (3 << 8)] {
+            let error = failed(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+            assert!(error.message.contains("damaged"), "{code}: {error}");
+            assert_eq!(error.reason, Reason::StoreUnavailable);
+        }
+        let full = failed(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(13), None));
+        assert_eq!(full.reason, Reason::NoSpace);
+        let busy = failed(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(5), None));
+        assert!(busy.message.contains("try again"), "{busy}");
     }
 }

@@ -4,7 +4,7 @@
 //! thread and back, however many statements it makes. Group commit is why 64 callers are served faster than one: the disk's flush is paid once per batch. When one
 //! operation of a batch fails after it has written, the batch is rolled back and each is run again alone.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,6 +55,18 @@ where
     (Box::new(Typed { work, result: None, answer }), receiver)
 }
 
+/// Calls the work for its future; it may panic before there is one.
+fn call<'t, T, F>(work: &F, tx: &'t mut Tx) -> std::thread::Result<BoxFuture<'t, Result<T>>>
+where
+    F: Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>>,
+{
+    catch_unwind(AssertUnwindSafe(|| {
+        // Moved in, since the future keeps it.
+        let tx = tx;
+        work(tx)
+    }))
+}
+
 impl<T, F> Operation for Typed<T, F>
 where
     T: Send + 'static,
@@ -63,7 +75,10 @@ where
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran> {
         Box::pin(async move {
             tx.begin_operation();
-            let work = AssertUnwindSafe((self.work)(tx)).catch_unwind().await;
+            let work = match call(&self.work, tx) {
+                Ok(running) => AssertUnwindSafe(running).catch_unwind().await,
+                Err(panic) => Err(panic),
+            };
             let result = work.unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<&str>().map(ToString::to_string);
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();

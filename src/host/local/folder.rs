@@ -95,15 +95,24 @@ pub(super) fn used_bytes(path: &Path) -> Result<u64> {
     Ok(used)
 }
 
-/// Removes a folder strictly below `data_dir` with all that is in it; missing is fine.
-pub(super) fn remove(data_dir: &Path, path: &Path) -> Result<()> {
+/// The names on the way from `data_dir` to a folder strictly below it. By the path alone, whether or not it exists: one
+/// that leads out by `..` is not below.
+///
+/// # Errors
+/// `INTERNAL` when it is not below.
+pub(super) fn parts_below<'p>(data_dir: &Path, path: &'p Path) -> Result<Vec<Component<'p>>> {
     let below = path.strip_prefix(data_dir).ok().map(Path::components).map(Iterator::collect::<Vec<_>>);
-    let parts = below
-        .filter(|parts| !parts.is_empty() && parts.iter().all(|part| matches!(part, Component::Normal(_))))
-        .ok_or_else(|| {
+    below.filter(|parts| !parts.is_empty() && parts.iter().all(|part| matches!(part, Component::Normal(_)))).ok_or_else(
+        || {
             let (path, data_dir) = (path.display(), data_dir.display());
             Error::new(Reason::Internal, format!("folder {path} is not removed: it is not below {data_dir}"))
-        })?;
+        },
+    )
+}
+
+/// Removes a folder strictly below `data_dir` with all that is in it; missing is fine.
+pub(super) fn remove(data_dir: &Path, path: &Path) -> Result<()> {
+    let parts = parts_below(data_dir, path)?;
     let blocked = |at: PathBuf, error: Errno| {
         Error::internal(format!("{} cannot be removed", at.display()), io::Error::from(error))
     };

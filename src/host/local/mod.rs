@@ -65,26 +65,27 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     spawn_blocking(work).await.unwrap_or_else(|error| Err(Error::internal("file work was broken off", error)))
 }
 
-/// TERM, then KILL after `grace`, to all that is `wanted`; whether none is left.
-async fn end_all(grace: Duration, wanted: impl Fn(&mut Candidate) -> bool + Clone + Send + 'static) -> bool {
+/// TERM, then KILL after `grace`, to all that is `wanted`; whether none is left. An error when that cannot be told.
+async fn end_all(grace: Duration, wanted: impl Fn(&mut Candidate) -> bool + Clone + Send + 'static) -> Result<bool> {
+    let unread = |error| Error::internal("the process table cannot be read", error);
     let look = |signal: Option<Signal>| {
         let wanted = wanted.clone();
-        async move { spawn_blocking(move || strike(signal, wanted)).await.unwrap_or(0) }
+        blocking(move || strike(signal, wanted).map_err(unread))
     };
     let start = Instant::now();
-    if look((!grace.is_zero()).then_some(Signal::TERM)).await == 0 {
-        return true;
+    if look((!grace.is_zero()).then_some(Signal::TERM)).await? == 0 {
+        return Ok(true);
     }
     let mut pause = Duration::from_millis(2);
     while start.elapsed() < grace + SURVIVES {
         let signal = (start.elapsed() >= grace).then_some(Signal::KILL);
-        if look(signal).await == 0 {
-            return true;
+        if look(signal).await? == 0 {
+            return Ok(true);
         }
         tree::wait(pause).await;
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-    false
+    Ok(false)
 }
 
 #[async_trait]
@@ -125,7 +126,7 @@ impl Host for LocalHost {
                 && (candidate.group() == group
                     || tree.as_deref().is_some_and(|tree| candidate.variable(PROCESS_VARIABLE) == Some(tree)))
         };
-        if end_all(grace, wanted).await {
+        if end_all(grace, wanted).await? {
             return Ok(());
         }
         Err(Error::new(Reason::Internal, format!("process {pid} of lease {lease_id} survives SIGKILL")))
@@ -137,18 +138,16 @@ impl Host for LocalHost {
     }
 
     async fn end_strays(&self, lease_id: &str) -> Result<()> {
-        if !self.marks.take(lease_id) {
-            return Ok(());
-        }
+        let Some(mark) = self.marks.look(lease_id) else { return Ok(()) };
         let lease = lease_id.to_owned();
         // A process id as well: what a user runs with just the lease's name in its environment is not ours.
         let wanted = move |candidate: &mut Candidate| {
             candidate.names(LEASE_VARIABLE, &lease) && candidate.variable(PROCESS_VARIABLE).is_some()
         };
-        if end_all(Duration::ZERO, wanted).await {
+        if end_all(Duration::ZERO, wanted).await? {
+            self.marks.nothing_left(lease_id, mark);
             return Ok(());
         }
-        self.marks.note(lease_id);
         Err(Error::new(Reason::Internal, format!("processes of lease {lease_id} survive SIGKILL")))
     }
 
@@ -162,7 +161,8 @@ impl Host for LocalHost {
 
     async fn remove_folder(&self, path: &Path) -> Result<()> {
         let absent = || path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        if path.starts_with(&self.data_dir) && absent() {
+        folder::parts_below(&self.data_dir, path)?;
+        if absent() {
             return Ok(());
         }
         let (data_dir, path) = (self.data_dir.clone(), path.to_owned());

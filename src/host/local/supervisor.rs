@@ -159,7 +159,7 @@ async fn kill_all(live: &BTreeMap<String, i32>) -> bool {
                     .and_then(|id| std::str::from_utf8(id).ok())
                     .is_some_and(|id| live.contains_key(id))
         });
-        clean = if left == 0 { clean + 1 } else { 0 };
+        clean = if matches!(left, Ok(0)) { clean + 1 } else { 0 };
         if clean == 2 {
             return true;
         }

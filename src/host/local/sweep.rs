@@ -49,9 +49,12 @@ impl Sweep {
                     .and_then(|id| std::str::from_utf8(id).ok())
                     .is_some_and(|id| ids.contains(id))
             };
-            let left = tokio::task::spawn_blocking(move || strike(Some(signal), wanted)).await.unwrap_or(0);
-            if left == 0 {
-                break;
+            let left = tokio::task::spawn_blocking(move || strike(Some(signal), wanted)).await;
+            match left {
+                Ok(Ok(0)) => break,
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot read the process table; looking again"),
+                Err(error) => tracing::warn!(%error, "a look at the process table was broken off; looking again"),
             }
             wait(GRACE).await;
             signal = Signal::KILL;

@@ -123,7 +123,12 @@ impl Tree {
             let inside = candidate.group() == group;
             (inside && !outside) || (!inside && candidate.names(PROCESS_VARIABLE, &id))
         };
-        tokio::task::spawn_blocking(move || strike(signal, wanted)).await.unwrap_or(0)
+        let look = tokio::task::spawn_blocking(move || strike(signal, wanted)).await.map_err(std::io::Error::other);
+        look.flatten().unwrap_or_else(|error| {
+            tracing::warn!(process_id = self.process_id, %error, "cannot read the process table; looking again");
+            // Nobody knows, so there may be one.
+            1
+        })
     }
 
     /// Ends the tree; see [`Control::end`].

@@ -170,3 +170,21 @@ async fn a_restart_in_the_middle_goes_on_with_the_same_lease() {
     bench.release(&root).await;
     bench.assert_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_while_it_gives_back_takes_no_claim_along() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), castle(&world)).await;
+    for polls in 1..4 {
+        let root = bench.queue(ask("castle")).await;
+        bench.reaches(&root, LeaseState::Active).await;
+        let (engine, caller) = (bench.engine(), admin());
+        let mut release = Box::pin(engine.release_lease(&caller, root.as_str(), "", false, None, Duration::ZERO));
+        for _ in 0..polls {
+            let _ = futures::poll!(&mut release);
+        }
+        drop(release);
+        bench.reaches(&root, LeaseState::Destroyed).await;
+    }
+    bench.assert_nothing_left().await;
+}

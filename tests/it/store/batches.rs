@@ -54,6 +54,9 @@ pub(super) async fn an_operation_that_panics_is_an_error_of_its_caller_alone(gro
     for other in others {
         assert!(ground.store.find_lease(&other.id).await.unwrap().is_some());
     }
+    let at_once = ground.store.write::<(), _>(|_| panic!("before there is a future")).await.unwrap_err();
+    assert!(at_once.message.contains("before there is a future"), "{at_once}");
+    ground.insert(&super::ground::lease()).await;
 }
 
 pub(super) async fn a_caller_that_leaves_takes_nothing_back(ground: Ground) {
