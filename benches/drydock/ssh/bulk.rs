@@ -70,7 +70,8 @@ async fn stalled(table: &mut Table, remote: &Remote, lease: &str) -> Result<()> 
     let mut held = Vec::new();
     for _ in 0..STALLED {
         let request = daemon::exec_request(lease, &["head", "-c", &GIB.to_string(), "/dev/zero"]);
-        let mut frames = remote.up.client.commands().exec(request).await?.into_inner();
+        // Each on a connection of its own: what nobody reads fills the window of its connection.
+        let mut frames = remote.up.connect().await?.commands().exec(request).await?.into_inner();
         frames.message().await?.context("no first frame")?;
         held.push(frames);
     }
