@@ -50,7 +50,7 @@ pub enum Host {
 /// `drydock host add`.
 #[derive(Debug, clap::Args)]
 pub struct Add {
-    /// A name for it: [a-z0-9][a-z0-9-]*.
+    #[arg(help = "A name for it: [a-z0-9][a-z0-9-]*")]
     name: String,
     /// Its host name or address.
     #[arg(long, value_name = "A")]
@@ -102,8 +102,7 @@ struct Way {
     /// The socket of an ssh agent [without a value: that of the environment].
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = "")]
     agent: Option<PathBuf>,
-    /// Through which it is reached: [user@]host[:port].
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", help = "Through which it is reached: [user@]host[:port]")]
     jump: Option<String>,
     /// An ssh configuration for names, addresses and jump hosts.
     #[arg(long, value_name = "FILE")]

@@ -6,7 +6,7 @@
 //! transaction woke and told is announced after its commit, never before.
 //!
 //! Statements are literal and written once where both databases understand them: `$1` parameters, TEXT and BIGINT columns,
-//! JSON in TEXT, `ON CONFLICT`, `RETURNING`. An engine is what runs a [`statement::Statement`]: a [`tx::Session`] for
+//! JSON in TEXT, `ON CONFLICT`, `RETURNING`. An engine is what runs a `statement::Statement`: a `tx::Session` for
 //! writing, and readers. `sqlite` is one: writes run on the writer's own thread and short reads on the caller's, so that a
 //! statement costs what it does, not two hops between threads.
 
