@@ -1,13 +1,14 @@
 //! Files under a root, with paths that cannot leave it.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::clock::Micros;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,4 +66,46 @@ pub trait Files: Send + Sync {
     async fn remove(&self, path: &Path, recursive: bool) -> Result<()>;
     /// Moves, atomically; `replace` false fails with `FILE_EXISTS`.
     async fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<()>;
+}
+
+/// A caller's path, `.` for the root. What is plainly outside is refused before anything is touched.
+pub(super) fn inside(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(Error::invalid("the path holds a NUL byte"));
+    }
+    let mut depth = 0_u32;
+    for part in path.components() {
+        let step = match part {
+            Component::Normal(_) => depth.checked_add(1),
+            Component::ParentDir => depth.checked_sub(1),
+            Component::CurDir => Some(depth),
+            Component::RootDir | Component::Prefix(_) => None,
+        };
+        depth = step.ok_or_else(|| outside(path))?;
+    }
+    Ok(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() })
+}
+
+/// A path that leads out of the root, by itself or by a link.
+pub(super) fn outside(path: &Path) -> Error {
+    let path = path.display();
+    Error::new(
+        Reason::PathOutsideRoot,
+        format!("path {path:?} leads out of the lease's root; paths are relative to it, and links must stay in it"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_plainly_outside_is_refused() {
+        for path in ["..", "/", "/etc", "a/../..", "a/../../a"] {
+            assert_eq!(inside(Path::new(path)).unwrap_err().reason, Reason::PathOutsideRoot, "{path}");
+        }
+        assert_eq!(inside(Path::new("a\0")).unwrap_err().reason, Reason::InvalidArgument);
+        assert_eq!(inside(Path::new("")).unwrap(), Path::new("."));
+        assert_eq!(inside(Path::new("a/../b")).unwrap(), Path::new("a/../b"));
+    }
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use super::blocking;
 use super::folder::{explain, remove_tree};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
-use crate::host::files::{Entry, EntryType, Files};
+use crate::host::files::{Entry, EntryType, Files, inside, outside};
 
 /// A root, held open: it stays the same folder, whatever it is renamed to.
 pub(super) struct LocalFiles {
@@ -45,32 +45,6 @@ impl LocalFiles {
         let root = Arc::clone(&self.root);
         blocking(move || work(&root, &path)).await
     }
-}
-
-/// The path as cap-std wants it, `.` for the root. What is plainly outside is refused before anything is touched.
-fn inside(path: &Path) -> Result<PathBuf> {
-    if path.as_os_str().as_bytes().contains(&0) {
-        return Err(Error::invalid("the path holds a NUL byte"));
-    }
-    let mut depth = 0_u32;
-    for part in path.components() {
-        let step = match part {
-            Component::Normal(_) => depth.checked_add(1),
-            Component::ParentDir => depth.checked_sub(1),
-            Component::CurDir => Some(depth),
-            Component::RootDir | Component::Prefix(_) => None,
-        };
-        depth = step.ok_or_else(|| outside(path))?;
-    }
-    Ok(if path.as_os_str().is_empty() { PathBuf::from(".") } else { path.to_owned() })
-}
-
-fn outside(path: &Path) -> Error {
-    let path = path.display();
-    Error::new(
-        Reason::PathOutsideRoot,
-        format!("path {path:?} leads out of the lease's root; paths are relative to it, and links must stay in it"),
-    )
 }
 
 fn refused(what: &str, path: &Path, error: io::Error) -> Error {

@@ -19,13 +19,12 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::faults::Doing;
-use self::paths::inside;
 use super::sftp::{
     Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RENAME, RMDIR, SETSTAT,
     STAT, Session, Sftp, code, how, reader, writer,
 };
 use crate::error::{Error, Reason, Result};
-use crate::host::files::{Entry, EntryType, Files};
+use crate::host::files::{Entry, EntryType, Files, inside};
 
 /// Up to this many bytes are read over the shared session; more would delay the others.
 const SMALL: u64 = 256 * 1024;

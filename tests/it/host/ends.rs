@@ -25,21 +25,6 @@ everywhere!(
     an_end_is_known_although_nobody_reads,
 );
 
-#[tokio::test]
-async fn over_ssh_to_dash() {
-    over_ssh(sshd::Shell::Dash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_bash() {
-    over_ssh(sshd::Shell::Bash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_busybox() {
-    over_ssh(sshd::Shell::Busybox).await;
-}
-
 /// A tree of three: the leader, a child in its group that ignores TERM, and one that left the group.
 const TREE: &str = r#"
 setsid sh -c 'echo $$ > away; exec sleep 1000' >/dev/null 2>&1 &

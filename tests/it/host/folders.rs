@@ -15,21 +15,6 @@ everywhere!(
     ports_that_listen_are_seen,
 );
 
-#[tokio::test]
-async fn over_ssh_to_dash() {
-    over_ssh(sshd::Shell::Dash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_bash() {
-    over_ssh(sshd::Shell::Bash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_busybox() {
-    over_ssh(sshd::Shell::Busybox).await;
-}
-
 async fn texts_come_back_as_they_were(yard: Yard) {
     let folder = yard.host.data_dir().join("o'dd \"$x\" é\n*");
     yard.host.make_folder(&folder).await.unwrap();

@@ -40,6 +40,21 @@ macro_rules! everywhere {
                 $test(machine.yard()).await;
             )+
         }
+
+        #[tokio::test]
+        async fn over_ssh_to_dash() {
+            over_ssh(sshd::Shell::Dash).await;
+        }
+
+        #[tokio::test]
+        async fn over_ssh_to_bash() {
+            over_ssh(sshd::Shell::Bash).await;
+        }
+
+        #[tokio::test]
+        async fn over_ssh_to_busybox() {
+            over_ssh(sshd::Shell::Busybox).await;
+        }
     };
     (@ $machine:ident $yard:expr => $($test:ident),+) => {
         mod $machine {

@@ -30,21 +30,6 @@ everywhere!(
 );
 
 #[tokio::test]
-async fn over_ssh_to_dash() {
-    over_ssh(sshd::Shell::Dash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_bash() {
-    over_ssh(sshd::Shell::Bash).await;
-}
-
-#[tokio::test]
-async fn over_ssh_to_busybox() {
-    over_ssh(sshd::Shell::Busybox).await;
-}
-
-#[tokio::test]
 async fn a_leases_own_folders_are_looked_up_over_ssh() {
     let machine = Machine::shell(sshd::Shell::Dash).await;
     let yard = machine.yard();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{SftpFiles, at, kind};
 use crate::error::{Error, Reason};
-use crate::host::files::EntryType;
+use crate::host::files::{EntryType, outside};
 use crate::host::ssh::sftp::{Fault, LSTAT, Packet, REALPATH, STAT, Session, code, take_u64};
 
 /// What was tried.
@@ -33,14 +33,6 @@ impl<'a> Doing<'a> {
     pub(super) fn error(&self, reason: Reason, why: &str) -> Error {
         Error::new(reason, format!("{:?} cannot be {}: {why}", self.path.display(), self.what))
     }
-}
-
-pub(super) fn outside(path: &Path) -> Error {
-    let path = path.display();
-    Error::new(
-        Reason::PathOutsideRoot,
-        format!("path {path:?} leads out of the lease's root; paths are relative to it, and links must stay in it"),
-    )
 }
 
 pub(super) fn no_directory(what: &'static str, path: &Path) -> Error {
