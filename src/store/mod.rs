@@ -24,10 +24,12 @@ mod registered;
 mod resources;
 mod retention;
 mod row;
+mod shares;
 mod sqlite;
 mod statement;
 mod step;
 mod tx;
+mod waits_for;
 mod writer;
 
 use std::collections::HashSet;
@@ -50,6 +52,7 @@ pub use records::{Daemon, Request};
 pub use retention::Purged;
 pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
+pub use waits_for::Held;
 
 /// Where a store is opened.
 #[derive(Debug, Clone)]
