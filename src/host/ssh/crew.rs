@@ -298,9 +298,17 @@ impl Drop for Abort {
 /// Asks the keeper whether it lives, and sends home who has nothing to do.
 async fn look_after(crew: Weak<Crew>) {
     let mut tick = tokio::time::interval(ROUND);
+    let Some(link) = crew.upgrade().map(|crew| Arc::clone(&crew.link)) else { return };
     loop {
-        tick.tick().await;
+        let wanted = tokio::select! {
+            _ = tick.tick() => false,
+            () = link.wanted() => true,
+        };
         let Some(crew) = crew.upgrade() else { return };
+        if wanted {
+            crew.runners.evict();
+            continue;
+        }
         crew.runners.trim();
         let idle = if crew.busy.load(Ordering::Acquire) > 0 { Duration::ZERO } else { lock(&crew.used).elapsed() };
         let keeper = lock(&crew.keeper).clone();

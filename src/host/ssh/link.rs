@@ -44,6 +44,12 @@ pub trait Link: Send + Sync {
     /// As [`Link::open`]; `INTERFACE_NOT_SUPPORTED` when the machine has no such subsystem.
     async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel>;
 
+    /// Returns when somebody waits for a place that only the end of another session makes free: who holds one without need
+    /// gives it back then.
+    async fn wanted(&self) {
+        std::future::pending().await
+    }
+
     /// What was seen to be dead is dropped: channels that are opened from now on go over new connections.
     async fn reset(&self);
 }

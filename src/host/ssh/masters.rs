@@ -96,15 +96,14 @@ impl Masters {
                     deaths += 1;
                 }
                 Err(Miss::Silent) => {
-                    // A master that answers for itself waits for the machine; one that does not hangs.
-                    let machine = master.answers().await;
-                    if machine {
+                    // A master that answers for itself waits for the machine, and ends when that is silent for longer:
+                    // nothing that runs over it is lost to a machine or a line that is only slow.
+                    if master.answers().await {
                         self.pool.silent(&self.unanswered());
-                    }
-                    self.pool.lost(master.number);
-                    if machine {
                         return Err(self.unanswered().error(Some(Duration::from_millis(250))));
                     }
+                    // One that does not hangs.
+                    self.pool.lost(master.number);
                     deaths += 1;
                 }
             }
@@ -148,6 +147,10 @@ impl Link for Masters {
         }
         let class = if purpose == Purpose::Bulk { Class::Bulk } else { Class::Files };
         Box::pin(self.channel(want, class)).await
+    }
+
+    async fn wanted(&self) {
+        self.pool.wanted().await;
     }
 
     async fn reset(&self) {

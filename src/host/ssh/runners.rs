@@ -159,7 +159,7 @@ impl Runners {
     }
 
     /// Closes the runner that has waited longest, since somebody needs its place.
-    fn evict(&self) {
+    pub(super) fn evict(&self) {
         let evicted = {
             let mut idle = self.idle();
             if idle.is_empty() { None } else { Some(idle.remove(0)) }
