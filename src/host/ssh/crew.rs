@@ -27,7 +27,7 @@ const START: Duration = Duration::from_secs(10);
 /// A longer text goes through a file: a shell reads requests byte by byte.
 const SHORT: usize = 16 * 1024;
 /// Chunks of output between the channel and its reader.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 /// So often the crew is looked after.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long after its last use a machine is still asked whether it lives.
