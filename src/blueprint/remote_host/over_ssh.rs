@@ -17,6 +17,7 @@ use crate::host::ssh::host::SshHost;
 use crate::host::ssh::keys::{self, HostKey};
 use crate::host::ssh::link::{Channel, Link, Purpose};
 use crate::host::ssh::links::Links;
+use crate::host::ssh::sftp;
 use crate::host::ssh::target::Target;
 
 /// A look at the host keys.
@@ -113,9 +114,9 @@ impl Boxes for OverSsh {
         self.ask(target).await.map(|(home, _)| home)
     }
 
-    fn host(&self, target: &Target, data_dir: &Path, on_fault: OnFault) -> Result<Arc<dyn Host>> {
+    fn host(&self, target: &Target, data_dir: &Path, reached_at: &str, on_fault: OnFault) -> Result<Arc<dyn Host>> {
         let link = Watched { link: self.links.of(target)?, on_fault };
-        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), target.address.clone())))
+        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), reached_at.to_owned())))
     }
 
     async fn inspect(&self, target: &Target) -> Result<Vec<String>> {
@@ -133,7 +134,7 @@ impl Boxes for OverSsh {
             ));
         }
         let link = self.links.of(target)?;
-        if let Err(error) = link.subsystem("sftp", Purpose::Command).await {
+        if let Err(error) = sftp::probe(link.as_ref(), &target.address).await {
             if error.reason != Reason::InterfaceNotSupported {
                 return Err(error);
             }

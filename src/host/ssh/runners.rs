@@ -169,6 +169,11 @@ impl Runners {
         }
     }
 
+    /// For operators: how many wait for work, and how many commands wait for one of them.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.idle().len(), self.waiting.load(Ordering::Acquire))
+    }
+
     /// To be called now and then: closes what nobody needs.
     pub(super) fn trim(&self) {
         let mut idle = self.idle();

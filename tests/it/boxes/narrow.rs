@@ -182,3 +182,33 @@ async fn a_full_disk_is_told_to_each_who_needs_room() {
     }
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_a_keeper_that_is_no_more_are_swept() {
+    let machine = Sshd::with(Options { mounts: "mount -t tmpfs tmpfs /dev/shm", ..Options::default() });
+    let fleet = Fleet::start(json!({}), 1).await;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let (boot, own) = (boot.trim(), std::process::id());
+    let stat = std::fs::read_to_string(format!("/proc/{own}/stat")).unwrap();
+    let born = stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().to_owned();
+    let home = machine.home();
+    let all = [
+        ("dead", format!("{own} {boot} 1 /nowhere"), false),
+        ("before", format!("{own} another-boot {born} /nowhere"), false),
+        ("living", format!("{own} {boot} {born} /nowhere"), true),
+        // Whoever keeps that folder reaps both, and what is recorded in them.
+        ("kept", format!("{own} {boot} 1 {}", home.display()), true),
+    ];
+    for (name, whose, _) in &all {
+        let folder = machine.inside(&format!("/dev/shm/drydock.{name}"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("whose"), format!("{whose}\n")).unwrap();
+    }
+    fleet.register("one", &machine, &[]).await;
+    let lease = fleet.acquire("host", &[], &[]).await;
+    fleet.exec(&lease.id, "true").await.unwrap();
+    for (name, whose, stays) in &all {
+        assert_eq!(machine.inside(&format!("/dev/shm/drydock.{name}")).exists(), *stays, "{name}: {whose}");
+    }
+    fleet.end().await;
+}

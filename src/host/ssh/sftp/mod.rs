@@ -9,6 +9,7 @@ mod write;
 use std::sync::{Arc, Mutex as Lock, PoisonError, Weak};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
@@ -115,6 +116,19 @@ impl Sftp {
         live(&*self.small.lock().await) + live(&*self.large.lock().await)
     }
 
+    /// For operators: sessions for what is small and for transfers, how many there may be, and who uses them. `null` where
+    /// one is just being opened or closed.
+    pub(super) fn diagnostics(&self) -> Value {
+        let of = |slot: &Mutex<Slot>, most: usize| {
+            let slot = slot.try_lock().ok()?;
+            let live: Vec<_> = slot.sessions.iter().filter(|session| !session.is_lost()).collect();
+            // One is the slot's, one its guard's.
+            let users: usize = live.iter().map(|session| Arc::strong_count(session).saturating_sub(1)).sum();
+            Some(json!({"open": live.len(), "at_most": most, "users": users}))
+        };
+        json!({"small": of(&self.small, 1), "transfers": of(&self.large, TRANSFERS)})
+    }
+
     /// The session for metadata and small files.
     pub(super) async fn small(self: &Arc<Self>) -> Result<Arc<Session>> {
         self.session(&self.small, Purpose::Command, 1).await
@@ -181,6 +195,14 @@ impl Sftp {
     pub(super) fn with_versions<T>(&self, work: impl FnOnce(&mut Versions) -> T) -> T {
         work(&mut self.versions.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Says hello to the sftp server of a machine, `host` in messages, and leaves.
+///
+/// # Errors
+/// As [`Link::subsystem`]; `INTERFACE_NOT_SUPPORTED` when there is no such server, or something else answers.
+pub async fn probe(link: &dyn Link, host: &str) -> Result<()> {
+    start::open(link, Purpose::Command, host, Patience::default()).await.map(drop)
 }
 
 /// Closes a session that nobody has used for a while, or that another session needs the place of.
