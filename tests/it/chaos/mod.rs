@@ -5,3 +5,4 @@ mod boundaries;
 mod daemon;
 pub(crate) mod full_disk;
 mod load;
+mod sites;
