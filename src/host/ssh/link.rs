@@ -47,7 +47,7 @@ pub trait Link: Send + Sync {
     /// Returns when somebody waits for a place that only the end of another session makes free: who holds one without need
     /// gives it back then.
     async fn wanted(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// What was seen to be dead is dropped: channels that are opened from now on go over new connections.

@@ -141,7 +141,7 @@ async fn a_full_disk_is_told_to_each_who_needs_room() {
     assert_eq!(fleet.exec(&lease.id, &script).await.unwrap().0, 0);
     let full = fleet.until(&known.id, "told", |now| now.problem.starts_with("NO_SPACE: ")).await;
     assert_eq!(full.state(), State::Active);
-    let refused = write(&fleet, start(&lease.id, "big", ""), 0, &[7; 100_000]).await.unwrap_err();
+    let refused = write(&fleet, start(&lease.id, "big", ""), 0, &vec![7; 100_000]).await.unwrap_err();
     assert_eq!(reason(&refused), "NO_SPACE", "{refused:?}");
     let told = fleet.check(&known.id).await;
     assert!(told.findings.iter().any(|finding| finding.contains("make room there")), "{:?}", told.findings);
@@ -156,7 +156,9 @@ async fn a_full_disk_is_told_to_each_who_needs_room() {
     }
     // A keeper that is to be replaced finds no room either.
     let fillers = [format!("{home}/filler"), "/dev/shm/filler".to_owned()].map(|filler| machine.inside(&filler));
-    fillers.iter().for_each(|filler| fill(filler));
+    for filler in &fillers {
+        fill(filler);
+    }
     for keeper in std::fs::read_dir(machine.inside(&format!("{home}/.drydock/run"))).unwrap() {
         let who = std::fs::read_to_string(keeper.unwrap().path().join("who")).unwrap();
         let pid = Pid::from_raw(who.split(' ').next().unwrap().parse().unwrap()).unwrap();
@@ -169,7 +171,9 @@ async fn a_full_disk_is_told_to_each_who_needs_room() {
     .await;
     assert_eq!(reason(&refused), "NO_SPACE", "{refused:?}");
 
-    fillers.iter().for_each(|filler| std::fs::remove_file(filler).unwrap());
+    for filler in &fillers {
+        std::fs::remove_file(filler).unwrap();
+    }
     fleet.until(&known.id, "well", |now| now.problem.is_empty()).await;
     let (_, there) = fleet.exec(&lease.id, "ls -A; ls -A /dev/shm | wc -l").await.unwrap();
     assert_eq!(there, "1\n", "nothing half-done, and one keeper's records");

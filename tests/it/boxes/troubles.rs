@@ -109,13 +109,13 @@ async fn a_clock_that_is_wrong_is_told_and_hinders_nothing() {
     assert!(check.resource.unwrap().problem.is_empty(), "it can be leased");
     let lease = fleet.acquire("host", &[], &[]).await;
     // Files that are older or younger than our clock: an upload that is begun goes on, and is finished.
-    let data = noise(300_000);
-    write(&fleet, start(&lease.id, "file", "up-1"), 0, &data).await.unwrap();
+    let bytes = noise(300_000);
+    write(&fleet, start(&lease.id, "file", "up-1"), 0, &bytes).await.unwrap();
     for when in ["1970-01-02", "2099-01-01"] {
         let touched = fleet.exec(&lease.id, &format!("/usr/bin/touch -d {when} file . .. && echo $?")).await.unwrap();
         assert_eq!(touched.1, "0\n");
-        assert_eq!(read(&fleet, &lease.id, "file").await.unwrap(), data);
-        write(&fleet, start(&lease.id, "file", ""), 0, &data).await.unwrap();
+        assert_eq!(read(&fleet, &lease.id, "file").await.unwrap(), bytes);
+        write(&fleet, start(&lease.id, "file", ""), 0, &bytes).await.unwrap();
     }
     fleet.release(&lease.id).await;
     assert_eq!(left(&machine), [""; 0]);

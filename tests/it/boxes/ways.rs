@@ -1,4 +1,4 @@
-//! Ways to a box: through a jump host, with a key that an agent holds, with a certificate, by the names of an ssh_config.
+//! Ways to a box: through a jump host, with a key that an agent holds, with a certificate, by the names of an `ssh_config`.
 
 use std::fs;
 use std::path::Path;

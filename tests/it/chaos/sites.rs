@@ -17,13 +17,13 @@ async fn what_was_on_trial_is_taken_back_by_the_next_daemon() {
     }
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
-    let [sites, hold, held] = ["sites", "hold", "held"].map(path);
+    let [sites, hold, begun] = ["sites", "hold", "begun"].map(path);
     std::fs::create_dir(&sites).unwrap();
     std::fs::write(&hold, "").unwrap();
     let test = format!(
         "if [ -e {} ]; then : >{}; sleep 1000; fi; ! grep -rq nonsense {}",
         hold.display(),
-        held.display(),
+        begun.display(),
         // Where the site's file includes it from.
         path("data").join("resources").display()
     );
@@ -45,7 +45,7 @@ async fn what_was_on_trial_is_taken_back_by_the_next_daemon() {
         ..AcquireLeaseRequest::default()
     };
     let asked = daemon.leases().await.unwrap().acquire_lease(wanted).await.unwrap().into_inner().lease.unwrap();
-    eventually("it is tested", async || held.exists().then_some(())).await;
+    eventually("it is tested", async || begun.exists().then_some(())).await;
     let there = || std::fs::read_dir(&sites).unwrap().count();
     assert_eq!(there(), 1, "it is on trial");
     daemon.kill().await;
