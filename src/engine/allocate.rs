@@ -14,7 +14,7 @@ use crate::model::id::{LeaseId, ResourceId, Subject};
 use crate::model::pool::PoolView;
 use crate::model::slot::Slot;
 use crate::model::task::MAX_REACQUIRES;
-use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, StringMap, Waiting};
+use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, Waiting};
 use crate::store::{Baton, Next, Tx, Wait, pool_of};
 
 /// What an allocation needs beside the transaction.
@@ -323,20 +323,12 @@ impl Allocation {
         place: i64,
         builds: &[Slot],
     ) -> Result<Resource> {
-        let now = tx.now();
-        let id = ResourceId::new(now);
-        let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
+        let fresh = Resource::fresh(blueprint, tx.now());
+        let tail: String = fresh.id.as_str().chars().skip(fresh.id.as_str().len() - 6).collect();
         let placed_on = lease.spec.attributes.get(HOST_ATTRIBUTE.name).and_then(|host| LeaseId::parse(host));
         let resource = Resource {
             name: format!("{}-{tail}", blueprint.name),
-            resource_type: blueprint.resource_type.clone(),
-            blueprint_id: blueprint.id.clone(),
-            state: ResourceState::Pending,
-            state_reason: String::new(),
-            state_message: String::new(),
-            facts: StringMap::new(),
             attributes: lease.spec.attributes.clone(),
-            labels: blueprint.labels.clone(),
             owner: lease.owner.clone(),
             made_for: Some(lease.id.clone()),
             root_id: Some(lease.root_id.clone()),
@@ -344,17 +336,7 @@ impl Allocation {
             lease_limit: allocator::leases_of(blueprint, &self.rules),
             depth: lease.depth + 1,
             ord: lease.ord,
-            drain: None,
-            problem: String::new(),
-            cleanup_failures: 0,
-            create_time: now,
-            active_time: None,
-            check_time: None,
-            end_time: None,
-            permanent: false,
-            torn_down: false,
-            version: 1,
-            id,
+            ..fresh
         };
         let slot = Slot::of_blueprint(&blueprint.id, place);
         let slots: Vec<Slot> = std::iter::once(slot).chain(builds.iter().cloned()).collect();
