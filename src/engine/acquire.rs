@@ -316,6 +316,8 @@ impl Engine {
             allocating: None,
             reacquires: 0,
             cleaned: false,
+            reclaimed: None,
+            abandoned: false,
             waiting: Some(Waiting {
                 reason: "QUEUED".to_owned(),
                 message: "it has just been queued".to_owned(),

@@ -3,6 +3,7 @@
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
 use super::steps::KindRules;
+use super::warm;
 use crate::allocator::{self, Plan};
 use crate::blueprint::HOST_ATTRIBUTE;
 use crate::error::Result;
@@ -85,16 +86,27 @@ impl Allocation {
                 tx.put_lease(before, &lease).await?;
                 Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
             }
+            Plan::Adopt(resource) => {
+                warm::hand_over(tx, &resource, &lease).await?;
+                lease.allocating = Some(resource.id.clone());
+                lease.build_time = Some(tx.now());
+                self.note_waiting(tx, before, lease, decision.waiting).await?;
+                Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
+            }
             Plan::Await(resource) => {
                 self.note_waiting(tx, before, lease, decision.waiting).await?;
                 Ok((Next::Park { waits: vec![Wait::Resource(resource, ResourceState::Pending)], until }, Baton::Pass))
             }
             Plan::Park => {
-                let pool = Wait::Pool(lease.spec.resource_type.clone());
                 // What was built for it has gone to another: it queues like everyone.
                 lease.allocating = None;
-                self.note_waiting(tx, before, lease, decision.waiting).await?;
-                Ok((Next::Park { waits: vec![pool], until }, Baton::Pass))
+                warm::count_waiter(tx, &view).await?;
+                let reclaim = self.reclaim(tx, &lease, &view).await?;
+                let mut waits = vec![Wait::Pool(lease.spec.resource_type.clone())];
+                waits.extend(reclaim.waits);
+                let until = [until, reclaim.until].into_iter().flatten().min();
+                self.note_waiting(tx, before, lease, reclaim.waiting.or(decision.waiting)).await?;
+                Ok((Next::Park { waits, until }, Baton::Pass))
             }
             Plan::Gone => {
                 let message = format!("no blueprint that could make this {} is left", lease.spec.resource_type);
@@ -159,6 +171,7 @@ impl Allocation {
         blueprint: Option<&Blueprint>,
     ) -> Result<()> {
         lease.epoch += 1;
+        warm::note_grant(tx, resource, lease, blueprint).await?;
         let slot = Slot::on_resource(&resource.id, place);
         tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &[slot]).await?;
         lease.state = LeaseState::Acquired;
@@ -210,6 +223,10 @@ impl Allocation {
             end_time: None,
             permanent: false,
             torn_down: false,
+            warm: false,
+            uses: 0,
+            idle_since: None,
+            abandoned: false,
             version: 1,
             id,
         };

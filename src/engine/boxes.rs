@@ -196,6 +196,10 @@ impl Engine {
             end_time: None,
             permanent: false,
             torn_down: false,
+            warm: false,
+            uses: 0,
+            idle_since: None,
+            abandoned: false,
             version: 1,
         }
     }

@@ -53,11 +53,14 @@ impl Engine {
         }
         let view = self.store.pool_view(&lease).await?;
         let mut decision = allocator::plan(&lease, &view, &self.rules());
+        let queues = matches!(decision.plan, Plan::Park);
+        let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
+        if queues && let Some(reclaim) = self.explain_reclaim(&lease).await? {
+            decision.waiting = Some(reclaim);
+        }
         if !caller.admin {
             self.narrow(caller, &mut decision).await?;
         }
-        let queues = matches!(decision.plan, Plan::Park);
-        let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
         let never_reason = match decision.plan {
             Plan::Gone => format!("no blueprint that could make this {} is left", lease.spec.resource_type),
             _ => String::new(),

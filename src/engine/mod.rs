@@ -1,26 +1,33 @@
 //! Where store, scheduler, allocator and blueprints meet: a task's step means "look at the subject, do the next thing".
 //!
 //! `lease`, `allocate` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`,
-//! `explain` and `watch` what callers ask for, `admin` what operators do.
+//! `explain` and `watch` what callers ask for, `admin` what operators do. `idle` is the time between leases, `warm` what is built
+//! ahead of them, `reclaim` what makes room for them, `breaker` and `quarantine` what goes wrong.
 
 mod acquire;
 mod admin;
 mod allocate;
 mod blueprints;
 mod boxes;
+mod breaker;
 mod caller;
 mod context;
 mod effects;
 mod explain;
 mod health;
 mod housekeeping;
+mod idle;
 mod lease;
 mod narrate;
+mod quarantine;
+mod reclaim;
 mod release;
 mod resource;
 mod running;
 mod steps;
+mod upkeep;
 mod view;
+mod warm;
 mod watch;
 
 use std::collections::HashMap;
@@ -37,6 +44,7 @@ pub use boxes::Registration;
 pub use caller::{Caller, RequestKey};
 pub use explain::{ExplainSubject, Explanation};
 pub use view::{LeaseView, Receipt, ResourceView};
+pub use crate::allocator::pause_of;
 pub use watch::{EventWatch, LeaseUpdate, LeaseWatch, event_cursor, parse_event_cursor};
 
 use crate::blueprint::Registry;

@@ -2,6 +2,7 @@
 
 use super::id::BlueprintId;
 use super::labels::StringMap;
+use super::upkeep::{Breaker, Upkeep};
 use crate::clock::Micros;
 
 /// How a lease chooses among resources with room.
@@ -32,6 +33,8 @@ pub struct Limits {
     pub rank: Option<i64>,
     /// Its resources may serve one owner after another.
     pub shared: bool,
+    /// How they are kept.
+    pub upkeep: Upkeep,
 }
 
 /// 1 h.
@@ -60,6 +63,8 @@ pub struct Blueprint {
     pub limits: Limits,
     /// When made.
     pub create_time: Micros,
+    /// Whether building pauses, and why.
+    pub breaker: Breaker,
     /// Last write.
     pub update_time: Micros,
     /// Raised with every write; the etag.

@@ -15,6 +15,7 @@ pub mod pool;
 pub mod resource;
 pub mod slot;
 pub mod task;
+pub mod upkeep;
 
 pub use blueprint::{Blueprint, Limits, Placement};
 pub use event::{Event, NewEvent};
@@ -23,3 +24,4 @@ pub use labels::StringMap;
 pub use lease::{Lease, LeaseSpec, LeaseState, Waiting};
 pub use resource::{Drain, Resource, ResourceState};
 pub use task::{Task, TaskState};
+pub use upkeep::{Breaker, ScaleAhead, Upkeep};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::id::{BlueprintId, LeaseId};
 use super::{Blueprint, Lease, Resource};
+use crate::clock::Micros;
 
 /// A live resource of the type, and the places that are taken on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,8 @@ pub struct PoolView {
     pub built: BTreeMap<BlueprintId, Vec<i64>>,
     /// Leases that queue before this one for the same type and have nothing being built for them, best first.
     pub ahead: Vec<Lease>,
+    /// As of then.
+    pub now: Micros,
 }
 
 /// A lease that a resource needs while it lives.

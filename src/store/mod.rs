@@ -28,6 +28,7 @@ mod sqlite;
 mod statement;
 mod step;
 mod tx;
+mod warm;
 mod writer;
 
 use std::collections::HashSet;

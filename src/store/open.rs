@@ -17,8 +17,11 @@ use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// In the order of their numbers; one that was released is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "keel", include_str!("migrations/0001_keel.sql")), (2, "found", include_str!("migrations/0002_found.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "keel", include_str!("migrations/0001_keel.sql")),
+    (2, "found", include_str!("migrations/0002_found.sql")),
+    (5, "pools", include_str!("migrations/0005_pools.sql")),
+];
 
 impl Store {
     /// Opens the database, made when missing, and brings it to this version.

@@ -3,7 +3,7 @@
 use crate::blueprint::document::{Document, Limits};
 use crate::cli::exit::{Failure, Result};
 use crate::cli::{objects, words};
-use crate::model::Placement;
+use crate::model::{Placement, ScaleAhead};
 use crate::proto::v1;
 use crate::proto::v1::blueprint_limits::Placement as Wire;
 
@@ -32,6 +32,13 @@ pub fn to_message(document: Document) -> Result<v1::Blueprint> {
         .into(),
         rank: whole("limits.rank", limits.rank)?.unwrap_or(0),
         shared: limits.shared.unwrap_or(false),
+        max_age: limits.max_age.map(words::proto),
+        max_uses: whole("limits.max_uses", limits.max_uses)?.unwrap_or(0),
+        scale_ahead: limits.scale_ahead.map(|ahead| ahead.to_string()).unwrap_or_default(),
+        scale_ahead_max: whole("limits.scale_ahead_max", limits.scale_ahead_max)?.unwrap_or(0),
+        shrink_delay: limits.shrink_delay.map(words::proto),
+        max_growth: whole("limits.max_growth", limits.max_growth)?.unwrap_or(0),
+        ready_attributes: limits.ready_attributes,
     };
     Ok(v1::Blueprint {
         name,
@@ -52,16 +59,24 @@ pub fn from_message(blueprint: v1::Blueprint) -> Document {
         Wire::Pack => Some(Placement::Pack),
         Wire::Spread => Some(Placement::Spread),
     };
+    let some = |number: i32| (number != 0).then(|| i64::from(number));
     let limits = Limits {
         max_resources: limits.max_resources.map(i64::from),
         leases_per_resource: limits.leases_per_resource.map(i64::from),
-        min_ready: (limits.min_ready != 0).then(|| i64::from(limits.min_ready)),
+        min_ready: some(limits.min_ready),
         idle_ttl: limits.idle_ttl.as_ref().map(words::span),
         default_ttl: limits.default_ttl.as_ref().map(words::span),
         max_ttl: limits.max_ttl.as_ref().map(words::span),
         placement,
         rank: (limits.rank != 0).then(|| i64::from(limits.rank)),
         shared: limits.shared.then_some(true),
+        max_age: limits.max_age.as_ref().map(words::span),
+        max_uses: some(limits.max_uses),
+        scale_ahead: ScaleAhead::parse(&limits.scale_ahead),
+        scale_ahead_max: some(limits.scale_ahead_max),
+        shrink_delay: limits.shrink_delay.as_ref().map(words::span),
+        max_growth: some(limits.max_growth),
+        ready_attributes: limits.ready_attributes,
     };
     Document {
         name: blueprint.name,
