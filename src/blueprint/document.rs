@@ -194,7 +194,8 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
     let (max_age, shrink_delay) = (span("max_age"), span("shrink_delay"));
     let scale_ahead = object.get("scale_ahead").and_then(|value| {
         // A count may be written as a number.
-        let text = value.as_i64().map_or_else(|| value.as_str().unwrap_or_default().to_owned(), |count| count.to_string());
+        let text =
+            value.as_i64().map_or_else(|| value.as_str().unwrap_or_default().to_owned(), |count| count.to_string());
         let ahead = ScaleAhead::parse(&text);
         if ahead.is_none() {
             complaints.add("limits.scale_ahead", "must be a count such as 3, or a percentage such as 50%");

@@ -105,7 +105,9 @@ impl Allocation {
                 let mut waits = vec![Wait::Pool(lease.spec.resource_type.clone())];
                 waits.extend(reclaim.waits);
                 let until = [until, reclaim.until].into_iter().flatten().min();
-                self.note_waiting(tx, before, lease, reclaim.waiting.or(decision.waiting)).await?;
+                let hint = reclaim.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                let plain = |waiting: Waiting| Waiting { message: format!("{}{hint}", waiting.message), ..waiting };
+                self.note_waiting(tx, before, lease, reclaim.waiting.or(decision.waiting.map(plain))).await?;
                 Ok((Next::Park { waits, until }, Baton::Pass))
             }
             Plan::Gone => {

@@ -3,10 +3,10 @@
 use super::Engine;
 use super::narrate::Told;
 use crate::allocator::pause_of;
+use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::id::{ResourceId, Subject};
 use crate::model::{Blueprint, Breaker, Resource, ResourceState};
-use crate::clock::Micros;
 use crate::store::{Next, Tx, Wait, pool_of};
 
 /// What a build that is about to begin has to wait for.

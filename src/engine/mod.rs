@@ -38,13 +38,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::allocator::pause_of;
 pub use acquire::Acquire;
 pub use blueprints::{Applied, BlueprintDraft, KindView};
 pub use boxes::Registration;
 pub use caller::{Caller, RequestKey};
 pub use explain::{ExplainSubject, Explanation};
 pub use view::{LeaseView, Receipt, ResourceView};
-pub use crate::allocator::pause_of;
 pub use watch::{EventWatch, LeaseUpdate, LeaseWatch, event_cursor, parse_event_cursor};
 
 use crate::blueprint::Registry;

@@ -22,6 +22,8 @@ pub(super) struct Reclaim {
     pub(super) waiting: Option<Waiting>,
     pub(super) waits: Vec<Wait>,
     pub(super) until: Option<Micros>,
+    /// Said beside why it waits.
+    pub(super) hint: Option<String>,
 }
 
 impl Allocation {
@@ -33,30 +35,33 @@ impl Allocation {
                 Some(victim) if victim.state != ResourceState::Destroyed => Reclaim {
                     waits: vec![Wait::Resource(victim.id.clone(), victim.state)],
                     waiting: Some(taken_down(&victim)),
-                    until: None,
+                    ..Reclaim::default()
                 },
                 _ => Reclaim::default(),
             });
         }
         let outlook = outlook(tx, lease, view, &self.rules).await?;
         let Some(victim) = outlook.now.into_iter().next() else {
-            let first = outlook.later.into_iter().next();
-            return Ok(Reclaim { until: first.map(|(until, _)| until), ..Reclaim::default() });
+            let Some((until, victim)) = outlook.later.into_iter().next() else { return Ok(Reclaim::default()) };
+            return Ok(Reclaim { until: Some(until), hint: Some(too_fresh(&victim, until)), ..Reclaim::default() });
         };
         // As it is in this transaction, or not at all.
         let victim = tx.get_resource(&victim.id).await?;
         let message = format!("nobody leased it, and {} needs the room", lease.id);
-        let victim =
-            super::resource::end(tx, &victim, ResourceState::Released, "RECLAIMED", &message, false).await?;
+        let victim = super::resource::end(tx, &victim, ResourceState::Released, "RECLAIMED", &message, false).await?;
         tx.note_reclaimed(&lease.id, &victim.id).await?;
         let told = Told::by_drydock("lease.reclaims", "something idle is taken down to make room for it");
         tx.event(told.because("RECLAIMING").of_lease(lease, &[("worker", self.worker.clone())])).await?;
         Ok(Reclaim {
             waits: vec![Wait::Resource(victim.id.clone(), victim.state)],
             waiting: Some(taken_down(&victim)),
-            until: None,
+            ..Reclaim::default()
         })
     }
+}
+
+fn too_fresh(victim: &Resource, until: Micros) -> String {
+    format!("a {} that nobody uses is fresh; from {} on it may make room", victim.resource_type, utc(until))
 }
 
 fn taken_down(victim: &Resource) -> Waiting {
@@ -70,7 +75,7 @@ fn taken_down(victim: &Resource) -> Waiting {
 /// What taking down could do for a lease that finds no room: behind those ahead of it.
 async fn outlook(tx: &mut Tx, lease: &Lease, view: &PoolView, rules: &KindRules) -> Result<Outlook> {
     let mut victims = reclaim::under_the_same_limit(lease, view, rules);
-    if victims.is_empty() {
+    if victims.is_empty() && tx.is_any_idle().await? {
         victims = above_full_ones(tx, lease, view, rules).await?;
     }
     if victims.is_empty() {
@@ -159,11 +164,7 @@ impl Engine {
         }
         Ok(outlook.later.first().map(|(until, victim)| Waiting {
             reason: "LIMIT_REACHED".to_owned(),
-            message: format!(
-                "a {} that nobody uses may be taken down to make room from {} on; it is fresh",
-                victim.resource_type,
-                utc(*until)
-            ),
+            message: too_fresh(victim, *until),
             blocked_by: vec![victim.id.to_string()],
         }))
     }

@@ -271,6 +271,9 @@ async fn become_active(tx: &mut Tx, resource: &Resource, facts: StringMap, worke
     let told = Told::by_drydock("resource.activated", format!("{} is built", resource.resource_type));
     tx.event(told.of_resource(&after, &[("worker", worker.to_owned())])).await?;
     breaker::worked(tx, resource).await?;
+    if after.is_nobodys() {
+        tx.note_idle(&after.id).await?;
+    }
     if after.lease_limit > 1 || after.made_for.is_none() {
         tx.wake_pool(&pool_of(&after.resource_type), None).await?;
     }

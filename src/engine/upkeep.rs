@@ -10,7 +10,10 @@ pub(super) fn check(mut limits: Limits, code: &dyn Code, config: &serde_json::Va
     let kind = code.describe();
     if kind.is_registered() && *upkeep != Upkeep::default() {
         let what = "min_ready, idle_ttl, max_age, max_uses, scale_ahead and what goes with them";
-        return Err(Error::invalid(format!("the kind {} has what is registered with it: {what} mean nothing", kind.kind)));
+        return Err(Error::invalid(format!(
+            "the kind {} has what is registered with it: {what} mean nothing",
+            kind.kind
+        )));
     }
     if let Some(limit) = limits.max_resources.or(kind.max_resources).filter(|limit| upkeep.min_ready > *limit) {
         return Err(Error::invalid(format!("limits.min_ready is {}, above max_resources, {limit}", upkeep.min_ready)));

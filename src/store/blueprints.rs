@@ -6,7 +6,7 @@ use super::statement::{Statement, sql};
 use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::id::BlueprintId;
-use crate::model::{Blueprint, Limits, Placement};
+use crate::model::{Blueprint, Limits, Placement, Upkeep};
 
 pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
     let c = Columns(row);
@@ -115,5 +115,5 @@ fn bind_blueprint(statement: Statement, blueprint: &Blueprint) -> Statement {
         .bind(i64::from(limits.shared))
         .bind(blueprint.resource_type.clone())
         .bind(blueprint.update_time)
-        .bind(json(&limits.upkeep))
+        .bind(if limits.upkeep == Upkeep::default() { "{}".to_owned() } else { json(&limits.upkeep) })
 }

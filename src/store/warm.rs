@@ -1,9 +1,9 @@
 //! What pools, pauses and reclaims write: beside the rows' own versions, so that no etag changes with them.
 
+use super::Tx;
 use super::queue::NewTask;
 use super::row::{Columns, json};
 use super::statement::sql;
-use super::Tx;
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
@@ -22,8 +22,16 @@ impl Tx {
             return self.wake_task(&subject).await;
         }
         let id = TaskId::new(self.now());
-        let task =
-            NewTask { id, subject, root_id: None, band: BAND_ALLOCATING, ord: LAST, depth: 0, timer: None, ready: true };
+        let task = NewTask {
+            id,
+            subject,
+            root_id: None,
+            band: BAND_ALLOCATING,
+            ord: LAST,
+            depth: 0,
+            timer: None,
+            ready: true,
+        };
         self.insert_task(&task).await
     }
 
@@ -51,14 +59,6 @@ impl Tx {
         let statement =
             sql("UPDATE blueprint SET breaker = $1 WHERE id = $2").bind(json(breaker)).bind(blueprint.to_string());
         self.execute(statement).await.map(|_| ())
-    }
-
-    /// All is well again: whether anything was the matter.
-    pub async fn close_breaker(&mut self, blueprint: &BlueprintId) -> Result<bool> {
-        let statement = sql("UPDATE blueprint SET breaker = $1 WHERE id = $2 AND breaker <> $1 AND breaker <> '{}'")
-            .bind(json(&Breaker::default()))
-            .bind(blueprint.to_string());
-        Ok(self.execute(statement).await? > 0)
     }
 
     /// A resource that was just inserted is nobody's.
@@ -94,7 +94,7 @@ impl Tx {
         self.execute(statement).await.map(|_| ())
     }
 
-    /// The last lease of a resource went just now.
+    /// Nobody has a resource from now on: its last lease went, or it was built ahead.
     pub async fn note_idle(&mut self, id: &ResourceId) -> Result<()> {
         let statement = sql("UPDATE resource SET idle_since = $1 WHERE id = $2").bind(self.now()).bind(id.to_string());
         self.execute(statement).await.map(|_| ())
@@ -135,6 +135,13 @@ impl Tx {
         };
         self.execute(statement.bind(subject.to_string())).await?;
         self.wake_task(subject).await
+    }
+
+    /// Whether any resource was leased before, or built ahead, and is nobody's now.
+    pub async fn is_any_idle(&mut self) -> Result<bool> {
+        let statement = sql("SELECT 1 AS n FROM resource r WHERE r.state = 'ACTIVE' AND r.idle_since IS NOT NULL \
+             AND NOT EXISTS (SELECT 1 FROM slot s WHERE s.scope = r.id) LIMIT 1");
+        Ok(self.fetch_one(statement).await?.is_some())
     }
 
     /// Resources of a blueprint that are being built.

@@ -100,5 +100,9 @@ mod tests {
         assert_eq!((message.name.as_str(), message.kind.as_str()), ("sandcastle", "composite"));
         let exported = document::render(&from_message(message)).unwrap();
         assert_eq!(document::parse("exported", &exported).unwrap(), [before], "{exported}");
+        let text = "name: a\nkind: storage\nlimits: {idle_ttl: 10m, min_ready: 2, scale_ahead: 3, scale_ahead_max: 4, max_age: 1d, \
+                    max_uses: 7, shrink_delay: 1m, max_growth: 3, ready_attributes: {quota: 1GiB}}\n";
+        let before = document::parse("kept.yaml", text).unwrap().remove(0);
+        assert_eq!(from_message(to_message(before.clone()).unwrap()), before);
     }
 }

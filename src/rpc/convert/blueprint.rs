@@ -274,6 +274,12 @@ mod tests {
         let shown = blueprint(made.clone(), Some(&STORAGE), now);
         assert_eq!(shown.limits, Some(limits));
         assert_eq!((shown.etag.as_str(), shown.enabled), ("1", true));
+        let breaker = Breaker { failures: 3, until: Some(now), error: "no route".to_owned(), ..Breaker::default() };
+        let paused = blueprint(Blueprint { breaker, ..made.clone() }, Some(&STORAGE), now - 1);
+        assert_eq!(
+            paused.problem,
+            "paused until 1970-01-01T00:00:01Z: 3 builds in a row have failed, the last: no route"
+        );
         let plain = Blueprint { limits: Limits::default(), ..made };
         assert_eq!(blueprint(plain, Some(&HOST), now).limits.unwrap().rank, -10);
     }

@@ -38,7 +38,8 @@ async fn a_resource_that_cannot_be_taken_down_is_given_up_by_force() {
     bench.reaches(&lease, LeaseState::Destroyed).await;
     invariants::assert_hold(&bench.database()).await;
     let mut reader = invariants::reader(&bench.database()).await;
-    let events = sqlx::query("SELECT kind FROM event WHERE kind IN ('resource.given_up', 'resource.abandoned') ORDER BY seq");
+    let events =
+        sqlx::query("SELECT kind FROM event WHERE kind IN ('resource.given_up', 'resource.abandoned') ORDER BY seq");
     let kinds: Vec<String> = events
         .fetch_all(&mut reader)
         .await

@@ -25,9 +25,7 @@ const MINUTE: i64 = 60 * SECOND;
 
 /// A kind whose resources have nothing to set up for a lease, and stay for so long when nobody has them.
 fn kept(world: &Arc<World>, name: &'static str, idle_ttl: i64) -> TestKind {
-    TestKind::new(world, name)
-        .with(|kind| kind.instant = true)
-        .limits(|limits| limits.upkeep.idle_ttl = Some(idle_ttl))
+    TestKind::new(world, name).with(|kind| kind.instant = true).limits(|limits| limits.upkeep.idle_ttl = Some(idle_ttl))
 }
 
 /// A lease for resources of one colour.

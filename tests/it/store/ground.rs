@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use drydock::clock::ManualClock;
 use drydock::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
-use drydock::model::{Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task};
+use drydock::model::{
+    Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task,
+};
 use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Scope, Store};
 use serde_json::json;
 
