@@ -23,10 +23,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// What the end of a lease means for its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stay {
-    /// It outlives its last lease.
-    pub(super) stays: bool,
-    /// Not for ever.
-    timed: bool,
+    /// How long it is kept without a lease, microseconds; `None` is for ever.
+    ttl: Option<Micros>,
     /// Its blueprint keeps some ready.
     pooled: bool,
     /// When it became unused matters.
@@ -35,15 +33,19 @@ pub(super) struct Stay {
 
 impl Stay {
     /// Nothing is known of it: it is none of the lease's business.
-    pub(super) const FOR_EVER: Self = Self { stays: true, timed: false, pooled: false, noted: false };
+    pub(super) const FOR_EVER: Self = Self { ttl: None, pooled: false, noted: false };
 
     pub(super) fn of(blueprint: &Blueprint, kind: &Kind) -> Self {
-        let stays = allocator::stays(blueprint, kind);
-        let timed = allocator::idle_ttl_of(blueprint, kind).is_some();
+        let ttl = allocator::idle_ttl_of(blueprint, kind);
         let pooled = blueprint.limits.upkeep.is_pooled();
         // One that serves everybody for ever makes room for nobody.
-        let noted = !kind.is_registered() && (timed || pooled || !blueprint.limits.shared);
-        Self { stays, timed, pooled, noted }
+        let noted = !kind.is_registered() && (ttl.is_some() || pooled || !blueprint.limits.shared);
+        Self { ttl, pooled, noted }
+    }
+
+    /// It outlives its last lease.
+    pub(super) fn stays(self) -> bool {
+        self.ttl != Some(0)
     }
 }
 
@@ -53,7 +55,7 @@ pub(super) async fn after_lease(tx: &mut Tx, resource: &Resource, stay: Stay) ->
         return Ok(());
     }
     tx.note_idle(&resource.id).await?;
-    if stay.timed || resource.is_retiring() {
+    if stay.ttl.is_some() || resource.is_retiring() {
         tx.nudge(resource.id.clone()).await?;
     }
     if stay.pooled {

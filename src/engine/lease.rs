@@ -291,7 +291,7 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
         Some(id) => tx.find_resource(id).await?,
         None => None,
     };
-    let stays = stay.stays && !resource.as_ref().is_some_and(Resource::is_retiring);
+    let stays = stay.stays() && !resource.as_ref().is_some_and(Resource::is_retiring);
     if let Some(wait) = last_of_its_resource(tx, &lease, resource.as_ref(), stays).await? {
         if !lease.cleaned {
             let after = Lease { cleaned: true, ..lease.clone() };

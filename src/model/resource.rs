@@ -71,6 +71,7 @@ pub struct Drain {
 
 /// A resource.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "a row of the store: what is so is so")]
 pub struct Resource {
     /// `res_…`.
     pub id: ResourceId,

@@ -52,9 +52,10 @@ impl ScaleAhead {
         let (digits, percent) = text.strip_suffix('%').map_or((text, false), |digits| (digits, true));
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         let number: i64 = digits.parse().ok().filter(|number| plain && *number > 0)?;
-        match percent {
-            true => (number <= 1000).then_some(Self::Percent(number)),
-            false => (number <= 1_000_000).then_some(Self::Count(number)),
+        if percent {
+            (number <= 1000).then_some(Self::Percent(number))
+        } else {
+            (number <= 1_000_000).then_some(Self::Count(number))
         }
     }
 }

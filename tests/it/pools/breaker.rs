@@ -31,25 +31,26 @@ async fn three_failures_pause_it_and_all_are_told_until_one_probe_works() {
     let world = Arc::new(World::default());
     let bench = Bench::start(4, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
     world.will("box", Phase::Build, vec![Fate::Fail; 3]);
-    let first = bench.queue(ask("box")).await;
+    // Two are being built when it happens.
+    let (first, second) = (bench.queue(ask("box")).await, bench.queue(ask("box")).await);
     let until = pauses(&bench).await;
     let now = drydock::clock::Clock::now(&*bench.clock);
     assert!((9_000_000..=11_000_000).contains(&(until - now)), "{} µs", until - now);
     settled(&bench).await;
     assert_eq!(world.calls(Phase::Build, "box").len(), 3);
     // Nothing is begun for those who come now, and everybody is told why.
-    let mut leases = vec![first];
+    let mut leases = vec![first, second];
     for _ in 0..3 {
         leases.push(bench.queue(ask("box")).await);
     }
     settled(&bench).await;
-    assert_eq!(bench.resources("box").await.len(), 1);
+    assert_eq!(bench.resources("box").await.len(), 2);
     for lease in &leases {
         let waiting = bench.lease(lease).await.waiting.unwrap();
         assert_eq!(waiting.reason, "BLUEPRINT_PAUSED", "{waiting:?}");
         assert!(waiting.message.contains("paused until 2023-") && waiting.message.contains("it did not work"));
     }
-    let told = bench.engine().explain_lease(&admin(), ExplainSubject::Lease(leases[1].to_string())).await.unwrap();
+    let told = bench.engine().explain_lease(&admin(), ExplainSubject::Lease(leases[2].to_string())).await.unwrap();
     assert!(told.verdicts.iter().any(|verdict| verdict.reason == "PAUSED"), "{told:?}");
     // The pause is over: one is tried alone, and that one fails too.
     let gate = Gate::new();

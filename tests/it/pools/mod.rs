@@ -5,6 +5,7 @@ mod breaker;
 mod given_up;
 mod health;
 mod idle;
+mod plan;
 mod reclaim;
 mod warm;
 

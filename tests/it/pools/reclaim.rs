@@ -199,3 +199,29 @@ async fn what_somebody_ahead_could_use_is_left_for_him() {
     bench.release(&blue).await;
     bench.assert_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_room_went_to_another_has_nothing_else_taken_down() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
+    let red = hold(&bench, &admin(), coloured("box", "red")).await;
+    pass(&bench, Duration::from_mins(5)).await;
+    let gate = Gate::new();
+    world.will("box", Phase::Destroy, [Fate::Slow(Arc::clone(&gate))]);
+    give_back(&bench, &red).await;
+    let blue = bench.queue(coloured("box", "blue")).await;
+    gate.begun().await;
+    // Somebody comes who is ahead of it.
+    let green = bench.queue(drydock::engine::Acquire { priority: 100, ..coloured("box", "green") }).await;
+    bench.idle_but_one().await;
+    gate.open();
+    bench.reaches(&green, LeaseState::Active).await;
+    give_back(&bench, &green).await;
+    pass(&bench, Duration::from_mins(30)).await;
+    assert_eq!(bench.state(&blue).await, LeaseState::Pending, "it had its one");
+    assert_eq!(active(&bench, "box").await[0].attributes["colour"], "green");
+    pass(&bench, Duration::from_mins(30)).await;
+    bench.reaches(&blue, LeaseState::Active).await;
+    bench.release(&blue).await;
+    bench.assert_nothing_left().await;
+}

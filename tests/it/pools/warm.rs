@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drydock::error::Reason;
-use drydock::model::{LeaseState, ScaleAhead};
+use drydock::model::{LeaseState, Resource, ScaleAhead};
 
 use super::{MINUTE, SECOND, active, give_back, hold, kept, let_all_go, most_at_once, pass, settled};
 use crate::queue::invariants;
@@ -18,7 +18,7 @@ fn ready(world: &Arc<World>, min_ready: i64, idle_ttl: i64) -> TestKind {
 /// Waits until so many are ready for anybody, and nothing else goes on.
 async fn are_ready(bench: &Bench, many: usize) {
     eventually(&format!("{many} are ready"), async || {
-        let nobodys = active(bench, "box").await.into_iter().filter(|of| of.is_nobodys()).count();
+        let nobodys = active(bench, "box").await.into_iter().filter(Resource::is_nobodys).count();
         (nobodys == many && !bench.engine().store().is_busy().await.unwrap()).then_some(())
     })
     .await;
