@@ -22,6 +22,12 @@ pub fn span(micros: Micros) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
+/// A time as people read it: UTC, to the second, as in `2026-01-31T12:00:00Z`.
+#[must_use]
+pub fn utc(at: Micros) -> String {
+    prost_types::Timestamp { seconds: at.div_euclid(1_000_000), nanos: 0 }.to_string()
+}
+
 /// Where time comes from.
 #[async_trait]
 pub trait Clock: Send + Sync {

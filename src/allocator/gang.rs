@@ -56,6 +56,13 @@ fn spend(view: &mut PoolView, lease: &Lease, plan: &Plan) {
             }
             limits.iter().chain(builds).collect()
         }
+        Plan::Adopt { resource, limits } => {
+            let adopted = view.candidates.iter_mut().find(|candidate| candidate.resource.id == resource.id);
+            if let Some(candidate) = adopted {
+                candidate.resource.made_for = Some(lease.id.clone());
+            }
+            limits.iter().collect()
+        }
         Plan::Await(_) | Plan::Park | Plan::Gone => Vec::new(),
     };
     for slot in slots {

@@ -1,22 +1,27 @@
 //! Which resource a lease gets, or what has to happen first. Pure: a snapshot in, a plan out.
 //!
 //! Order of choice: a resource with room (pack: the fullest; spread: an unused one), wait for the one that is being
-//! built for this lease, build when a limit allows, share (spread: the emptiest), park. What the leases ahead in the
+//! built for this lease, take over what is built ahead of demand, build when a limit allows, share (spread: the emptiest), park. What the leases ahead in the
 //! queue will take is not there for this one: room is dealt out in the order of the queue, on paper, before this lease is looked at.
 //! [`plan`] decides and explains at once: the verdicts are those the decision was made with.
 
+mod breaker;
 mod capacity;
 mod gang;
 pub mod gates;
+pub mod reclaim;
 mod verdict;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+pub use breaker::pause_of;
 pub use capacity::{NeverFits, Suppliers, can_ever_fit, circle};
 pub use gang::{Together, plan_together};
 pub use verdict::Verdict;
 pub(crate) use verdict::missing_label;
+pub use warm::{Survey, idle_ttl_of, is_ready, is_used_up, stays, survey};
 
 use crate::model::id::{BlueprintId, ResourceId};
 use crate::model::pool::{Candidate, PoolView};
@@ -52,6 +57,13 @@ pub enum Plan {
         /// The places on it: one, or all for a lease that wants it for itself.
         places: Vec<i64>,
         /// And these slots of limits.
+        limits: Vec<Slot>,
+    },
+    /// It takes over what is being built for nobody in particular.
+    Adopt {
+        /// This one.
+        resource: Box<Resource>,
+        /// The lease takes these slots of limits.
         limits: Vec<Slot>,
     },
     /// A resource is built for it.
@@ -97,6 +109,8 @@ struct Room<'v> {
     builds: BTreeMap<BlueprintId, Option<i64>>,
     /// Slots of limits beside.
     passes: Passes<'v>,
+    /// What is built for nobody in particular.
+    warm: warm::Builds<'v>,
 }
 
 /// Decides for `lease`.
@@ -197,9 +211,15 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
             continue;
         }
         let gates = gates::of_lease(lease, blueprint, rules.shares());
+        if room.passes.closed(&gates, lease.id.as_str()).is_some() {
+            continue;
+        }
+        if let Some(resource) = room.warm.for_lease(lease, Some(blueprint), rules) {
+            let limits = room.passes.slots(&gates, lease.id.as_str());
+            return Plan::Adopt { resource: Box::new(resource.clone()), limits };
+        }
         let build: Vec<gates::Gate> = gates::builds(blueprint).into_iter().collect();
-        let closed = room.passes.closed(&gates, lease.id.as_str()).or_else(|| room.passes.closed(&build, NOBODY));
-        if closed.is_some() {
+        if room.passes.closed(&build, NOBODY).is_some() {
             continue;
         }
         match room.builds.get(&blueprint.id) {
@@ -275,19 +295,19 @@ impl<'v> Room<'v> {
             .map(|blueprint| {
                 let built =
                     view.built.get(&blueprint.id).map_or(0, |places| i64::try_from(places.len()).unwrap_or(i64::MAX));
-                let left = limit_of(blueprint, rules).map(|limit| limit - built);
+                let left = breaker::left(blueprint, view, limit_of(blueprint, rules).map(|limit| limit - built));
                 // What is registered by hand is never built.
                 (blueprint.id.clone(), if is_registered(blueprint, rules) { Some(0) } else { left })
             })
             .collect();
-        Self { view, places, builds, passes: Passes::new(view) }
+        Self { view, places, builds, passes: Passes::new(view), warm: warm::Builds::new(view) }
     }
 
     /// Gives each lease ahead what it would take; how many of them got nothing.
     fn deal_to_those_ahead(&mut self, rules: &dyn Rules) -> usize {
         let mut empty_handed = 0;
         for ahead in &self.view.ahead {
-            if !self.deal_place(ahead, rules) && !self.deal_build(ahead, rules) {
+            if !self.deal_place(ahead, rules) && !self.warm.deal(ahead, rules) && !self.deal_build(ahead, rules) {
                 empty_handed += 1;
             }
         }
@@ -354,11 +374,14 @@ impl<'v> Room<'v> {
                     *left -= 1;
                 }
             }
+            Plan::Adopt { resource, .. } => self.warm.spend(&resource.id),
             Plan::Await(_) | Plan::Park | Plan::Gone => {}
         }
     }
 
     fn is_left(&self) -> bool {
-        self.places.iter().any(|free| *free > 0) || self.builds.values().any(|left| left.is_none_or(|left| left > 0))
+        self.places.iter().any(|free| *free > 0)
+            || self.warm.is_left()
+            || self.builds.values().any(|left| left.is_none_or(|left| left > 0))
     }
 }

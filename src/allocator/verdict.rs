@@ -1,6 +1,6 @@
 //! Why a candidate would serve a lease or would not: the words of `ExplainLease` and of `Lease.waiting`.
 
-use super::{NOBODY, Plan, Room, Rules, gates, in_rank, is_registered, leases_of, limit_of};
+use super::{NOBODY, Plan, Room, Rules, breaker, gates, in_rank, is_registered, leases_of, limit_of, warm};
 use crate::model::pool::{Candidate, PoolView};
 use crate::model::{Blueprint, Lease, ResourceState, StringMap, Waiting};
 
@@ -81,6 +81,10 @@ pub(super) fn reject_resource(
     if let Some((key, value)) = missing_label(&lease.spec.resource_labels, &resource.labels) {
         return no("LABEL_MISMATCH", format!("it does not carry {key}={value}"), false);
     }
+    if resource.is_retiring() || warm::is_used_up(resource, blueprint) {
+        let why = resource.drain.as_ref().map_or("it has served as many leases as it may", |drain| &drain.comment);
+        return no("RETIRING", format!("{why}; it goes when it is unused"), true);
+    }
     if resource.drain.is_some() {
         return no("DRAINING", "it is draining".to_owned(), true);
     }
@@ -88,7 +92,7 @@ pub(super) fn reject_resource(
     if resource.condition().is_some() || (!resource.problem.is_empty() && resource.cleanup_failures == 0) {
         return sick();
     }
-    if resource.owner != lease.owner && !blueprint.limits.shared {
+    if resource.owner != lease.owner && !blueprint.limits.shared && !resource.is_nobodys() {
         return no("OTHER_OWNER", "it was made for another owner, and its blueprint is not shared".to_owned(), false);
     }
     let kind = rules.kind(&blueprint.kind)?;
@@ -100,7 +104,7 @@ pub(super) fn reject_resource(
     }
     // What dies with its last lease is not handed on once that lease has gone.
     let own = lease.allocating.as_ref() == Some(&resource.id) || resource.made_for.as_ref() == Some(&lease.id);
-    if !kind.stays && candidate.taken.is_empty() && !own {
+    if !warm::stays(blueprint, kind) && candidate.taken.is_empty() && !own && !resource.is_nobodys() {
         return no("ENDING", "it is kept for the lease it was made for, or is about to go".to_owned(), false);
     }
     None
@@ -194,6 +198,7 @@ fn of_build(lease: &Lease, blueprint: &Blueprint, view: &PoolView, rules: &dyn R
     let gates = gates::of_lease(lease, blueprint, rules.shares());
     let builds: Vec<gates::Gate> = gates::builds(blueprint).into_iter().collect();
     let closed = room.passes.closed(&gates, lease.id.as_str()).or_else(|| room.passes.closed(&builds, NOBODY));
+    let paused = breaker::pause_of(blueprint, view.now).filter(|_| left.is_some_and(|left| left <= 0));
     let (reason, message, blocked_by) = match reject_blueprint(lease, blueprint, rules) {
         Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
         None if is_registered(blueprint, rules) => {
@@ -204,6 +209,7 @@ fn of_build(lease: &Lease, blueprint: &Blueprint, view: &PoolView, rules: &dyn R
             Some((gate, numbers, holders)) => (gate.reason, numbers, holders),
             None => ("", String::new(), Vec::new()),
         },
+        None if paused.is_some() => ("PAUSED", paused.unwrap_or_default(), vec![blueprint.id.to_string()]),
         None if limit.is_some_and(|limit| i64::try_from(built).unwrap_or(i64::MAX) >= limit) => {
             ("LIMIT_REACHED", numbers, holders())
         }
@@ -240,6 +246,12 @@ pub(super) fn waiting(
             message: format!("a {} is built by {}", lease.spec.resource_type, blueprint.name),
             blocked_by: vec![blueprint.id.to_string()],
         }),
+        Plan::Adopt { resource, .. } => Some(Waiting {
+            reason: "BUILDING".to_owned(),
+            message: format!("{} is being built already, and is for it now", resource.id),
+            blocked_by: vec![resource.id.to_string()],
+        }),
+        Plan::Await(resource) if let Some(paused) = breaker::building(resource.as_str(), view) => Some(paused),
         Plan::Await(resource) => Some(Waiting {
             reason: "BUILDING".to_owned(),
             message: format!("{resource} is being built for it"),
@@ -274,6 +286,9 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
     let others = |verdict: &Verdict| matches!(verdict.reason, "" | "LIMIT_REACHED" | "QUEUED" | "BUILDING");
     if let Some(quota) = verdicts.iter().find(is_quota).filter(|_| !verdicts.iter().any(others)) {
         return Waiting { reason: "QUOTA_REACHED".to_owned(), message: quota.message.clone(), blocked_by };
+    }
+    if let Some(paused) = breaker::waiting(&possible, view, verdicts) {
+        return paused;
     }
     let limited = verdicts.iter().any(|verdict| matches!(verdict.reason, "LIMIT_REACHED" | "QUEUED"));
     let sick: Vec<&Verdict> = verdicts.iter().filter(|v| matches!(v.reason, "DRAINING" | "UNHEALTHY")).collect();

@@ -12,7 +12,7 @@ use super::complaint::{Complaints, join};
 use super::{KINDS, composite};
 use crate::error::{Error, Result};
 use crate::model::labels::{check_labels, is_name};
-use crate::model::{Field, Placement, StringMap};
+use crate::model::{Field, Placement, ScaleAhead, StringMap};
 
 /// A blueprint as written down.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,10 +56,24 @@ pub struct Limits {
     pub leases_per_owner: Option<i64>,
     /// Attributes whose values, taken together, one lease has at a time.
     pub exclusive_by: Vec<String>,
+    /// An older resource goes when it is unused.
+    pub max_age: Option<Duration>,
+    /// Leases that one serves in its life.
+    pub max_uses: Option<i64>,
+    /// Kept ready beyond those in use.
+    pub scale_ahead: Option<ScaleAhead>,
+    /// At most so many of those.
+    pub scale_ahead_max: Option<i64>,
+    /// How long fewer must be wanted before fewer are kept ready.
+    pub shrink_delay: Option<Duration>,
+    /// Builds ahead of demand that are begun within a minute.
+    pub max_growth: Option<i64>,
+    /// Attributes that those kept ready are made with.
+    pub ready_attributes: StringMap,
 }
 
 const KEYS: [&str; 5] = ["name", "kind", "labels", "limits", "config"];
-const LIMIT_KEYS: [&str; 12] = [
+const LIMIT_KEYS: [&str; 19] = [
     "max_builds",
     "leases_per_owner",
     "exclusive_by",
@@ -72,6 +86,13 @@ const LIMIT_KEYS: [&str; 12] = [
     "placement",
     "rank",
     "shared",
+    "max_age",
+    "max_uses",
+    "scale_ahead",
+    "scale_ahead_max",
+    "shrink_delay",
+    "max_growth",
+    "ready_attributes",
 ];
 
 /// Reads all documents of a text. `origin`, a file name, stands before each complaint.
@@ -137,6 +158,13 @@ pub fn render(document: &Document) -> Result<String> {
         ("max_builds", limits.max_builds.map(Value::from)),
         ("leases_per_owner", limits.leases_per_owner.map(Value::from)),
         ("exclusive_by", (!limits.exclusive_by.is_empty()).then(|| json!(limits.exclusive_by))),
+        ("max_age", limits.max_age.map(span).map(Value::from)),
+        ("max_uses", limits.max_uses.map(Value::from)),
+        ("scale_ahead", limits.scale_ahead.map(|ahead| Value::from(ahead.to_string()))),
+        ("scale_ahead_max", limits.scale_ahead_max.map(Value::from)),
+        ("shrink_delay", limits.shrink_delay.map(span).map(Value::from)),
+        ("max_growth", limits.max_growth.map(Value::from)),
+        ("ready_attributes", (!limits.ready_attributes.is_empty()).then(|| json!(limits.ready_attributes))),
     ];
     let limits: Map<String, Value> =
         given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
@@ -173,8 +201,24 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
     let rank = whole("rank", i64::from(i32::MIN));
     let max_builds = whole("max_builds", 1);
     let leases_per_owner = whole("leases_per_owner", 1);
+    let (max_uses, max_growth) = (whole("max_uses", 1), whole("max_growth", 1));
+    let scale_ahead_max = whole("scale_ahead_max", 1);
     let mut span = |key: &str| object.get(key).and_then(|value| complaints.span(&path(key), value));
     let (idle_ttl, default_ttl, max_ttl) = (span("idle_ttl"), span("default_ttl"), span("max_ttl"));
+    let (max_age, shrink_delay) = (span("max_age"), span("shrink_delay"));
+    let scale_ahead = object.get("scale_ahead").and_then(|value| {
+        // A count may be written as a number.
+        let text =
+            value.as_i64().map_or_else(|| value.as_str().unwrap_or_default().to_owned(), |count| count.to_string());
+        let ahead = ScaleAhead::parse(&text);
+        if ahead.is_none() {
+            complaints.add("limits.scale_ahead", "must be a count such as 3, or a percentage such as 50%");
+        }
+        ahead
+    });
+    let ready_attributes = object.get("ready_attributes");
+    let ready_attributes =
+        ready_attributes.map(|value| complaints.string_map("limits.ready_attributes", value)).unwrap_or_default();
     let placement = object.get("placement").and_then(|value| {
         let placement = serde_json::from_value(value.clone()).ok();
         if placement.is_none() {
@@ -197,6 +241,13 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
         placement,
         rank,
         shared,
+        max_age,
+        max_uses,
+        scale_ahead,
+        scale_ahead_max,
+        shrink_delay,
+        max_growth,
+        ready_attributes,
     })
 }
 

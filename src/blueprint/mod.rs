@@ -364,6 +364,11 @@ pub trait Blueprint: Send + Sync {
     /// Takes the resource down, whatever became of building it; gone already is done.
     async fn destroy(&self, ctx: &Context) -> Step;
 
+    /// How often one that nobody uses is looked at by [`Blueprint::check`]; `None` is never.
+    fn check_interval(&self) -> Option<Duration> {
+        None
+    }
+
     /// Looks whether it is alive.
     async fn check(&self, _ctx: &Context) -> Health {
         Health { findings: Vec::new(), dead: false }

@@ -129,7 +129,7 @@ pub struct Release {
     /// Return when they are gone, not when their end is durable.
     #[arg(long, value_name = "D", num_args = 0..=1, require_equals = true, default_missing_value = RELEASE_WAIT, value_parser = words::duration)]
     wait: Option<Duration>,
-    /// End what is placed on them first.
+    /// End what is placed on them first. By an admin, of one that has ended and cannot be cleaned up: give that up.
     #[arg(long)]
     force: bool,
     /// For the event log.

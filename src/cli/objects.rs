@@ -270,6 +270,18 @@ fn limits(limits: &v1::BlueprintLimits) -> Vec<String> {
     }
     say("rank", if limits.rank == 0 { String::new() } else { limits.rank.to_string() });
     say("shared", if limits.shared { "true".to_owned() } else { String::new() });
+    let some = |number: i32| if number == 0 { String::new() } else { number.to_string() };
+    say("idle_ttl", span(limits.idle_ttl.as_ref()));
+    say("max_age", span(limits.max_age.as_ref()));
+    say("max_uses", some(limits.max_uses));
+    say("min_ready", some(limits.min_ready));
+    say("scale_ahead", limits.scale_ahead.clone());
+    say("scale_ahead_max", some(limits.scale_ahead_max));
+    say("shrink_delay", span(limits.shrink_delay.as_ref()));
+    say("max_growth", some(limits.max_growth));
+    for (key, value) in &limits.ready_attributes {
+        say(&format!("ready_attributes.{key}"), value.clone());
+    }
     words
 }
 

@@ -17,7 +17,7 @@ const CHECK: Duration = Duration::from_mins(1);
 /// What to do with resources.
 #[derive(Debug, clap::Subcommand)]
 pub enum Resource {
-    /// List resources, newest first: live ones, or all.
+    /// List resources, newest first: live ones and those that cannot be cleaned up, or all.
     List {
         /// Also ended ones.
         #[arg(long)]
@@ -56,7 +56,7 @@ pub enum Resource {
     Release {
         /// The resource.
         resource: String,
-        /// Also when it is leased: its leases end first.
+        /// Also when it is leased: its leases end first. Of one that has ended and cannot be cleaned up: give that up.
         #[arg(long)]
         force: bool,
     },
@@ -71,7 +71,8 @@ pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
     let mut client = daemon.resources();
     let resource = match command {
         Resource::List { all, filter, limit } => {
-            let live = "state != RELEASED AND state != BROKEN AND state != DESTROYED";
+            // What cannot be cleaned up still holds its slots.
+            let live = "(state = PENDING OR state = ACTIVE OR (state != DESTROYED AND cleanup_failures > 0))";
             let filter = match (all, filter.as_str()) {
                 (true, filter) => filter.to_owned(),
                 (false, "") => live.to_owned(),

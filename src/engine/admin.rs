@@ -41,8 +41,8 @@ impl Engine {
         .await
     }
 
-    /// Destroys a resource; with `force` its leases end first, and one that was registered goes even when it cannot be
-    /// cleaned up.
+    /// Destroys a resource; with `force` its leases end first, and one that was registered, or has ended already, goes even
+    /// when it cannot be cleaned up.
     ///
     /// # Errors
     /// `RESOURCE_IN_USE` names the leases on it.
@@ -69,6 +69,8 @@ impl Engine {
                     let before = tx.get_resource(&id).await?;
                     if force && before.is_registered() {
                         super::boxes::let_go(tx, &before, &actor).await?;
+                    } else if force && !before.state.is_live() {
+                        super::quarantine::give_up_resource(tx, &before, &actor).await?;
                     } else if before.state.is_live() {
                         let live = tx.leases_on(&id).await?;
                         let names: Vec<&str> =

@@ -7,6 +7,7 @@ use super::lease::{activate, end, time_out};
 use super::narrate::Told;
 use super::picture::{leave_queue, picture};
 use super::steps::KindRules;
+use super::warm;
 use crate::allocator::{self, Decision, Plan, Together, plan_together};
 use crate::blueprint::HOST_ATTRIBUTE;
 use crate::error::Result;
@@ -91,7 +92,7 @@ impl Allocation {
         }
         let view = picture(tx, &lease, &self.rules).await?;
         let decision = allocator::plan(&lease, &view, &self.rules);
-        self.apply(tx, before, lease, decision, &view.blueprints).await
+        self.apply(tx, before, lease, decision, &view).await
     }
 
     /// Each of the gang gets its place in this commit, or none of them does.
@@ -118,7 +119,6 @@ impl Allocation {
             }
         }
         let pools: Vec<Wait> = views.keys().cloned().map(Wait::Pool).collect();
-        let blueprints: Vec<Blueprint> = views.values().flat_map(|view| view.blueprints.clone()).collect();
         let planned: Vec<Lease> = members.iter().map(|(_, member)| member.clone()).collect();
         let decisions = match plan_together(&planned, &mut views, &self.rules) {
             Together::Go(decisions) => decisions,
@@ -132,10 +132,12 @@ impl Allocation {
                         tx.put_lease(&was, &now).await?;
                     }
                 }
-                return self.wait_together(tx, before, own, (&id, count), *decision, pools).await;
+                let view = &views[&own.spec.resource_type];
+                return self.wait_together(tx, before, own, (&id, count), (*decision, pools), view).await;
             }
         };
-        let is_built = |decision: &Decision| matches!(decision.plan, Plan::Build { .. } | Plan::Await(_));
+        let is_built =
+            |decision: &Decision| matches!(decision.plan, Plan::Build { .. } | Plan::Adopt { .. } | Plan::Await(_));
         let building = decisions.iter().any(is_built);
         let until = before.queue_expire_time;
         let mut own = (Next::Park { waits: pools, until }, Baton::Pass);
@@ -144,7 +146,8 @@ impl Allocation {
             let is_own = member.id == before.id;
             let is_to_be = is_built(&decision);
             // What has room already is not taken before there is room for all.
-            let outcome = if building && !matches!(decision.plan, Plan::Build { .. }) {
+            let begins = matches!(decision.plan, Plan::Build { .. } | Plan::Adopt { .. });
+            let outcome = if building && !begins {
                 let waiting = Waiting {
                     reason: "BUILDING".to_owned(),
                     message: "what was asked for together with it is being built".to_owned(),
@@ -153,7 +156,8 @@ impl Allocation {
                 self.note_waiting(tx, &was, member.clone(), Some(waiting)).await?;
                 None
             } else {
-                Some(self.apply(tx, &was, member.clone(), decision, &blueprints).await?)
+                let view = &views[&member.spec.resource_type];
+                Some(self.apply(tx, &was, member.clone(), decision, view).await?)
             };
             if is_to_be && let Some(resource) = tx.get_lease(&member.id).await?.allocating {
                 built.push(resource);
@@ -177,20 +181,23 @@ impl Allocation {
         before: &Lease,
         mut lease: Lease,
         (first, count): (&LeaseId, usize),
-        decision: Decision,
-        mut waits: Vec<Wait>,
+        (decision, mut waits): (Decision, Vec<Wait>),
+        view: &PoolView,
     ) -> Result<(Next, Baton)> {
         if decision.plan == Plan::Gone && *first == lease.id {
-            return self.apply(tx, before, lease, decision, &[]).await;
+            return self.apply(tx, before, lease, decision, view).await;
         }
         waits.extend(decision.limits.into_iter().map(Wait::Pool));
-        let waiting = decision.waiting.map(|waiting| {
+        warm::count_waiter(tx, view).await?;
+        let reclaim = self.reclaim(tx, &lease, view).await?;
+        waits.extend(reclaim.waits);
+        let waiting = reclaim.waiting.or(decision.waiting).map(|waiting| {
             let message = format!("{count} are taken together, and not all can be had: {}", waiting.message);
             Waiting { message, ..waiting }
         });
         // What was built for it stays its own, as long as nobody else takes it.
         lease.waiting.clone_from(&before.waiting);
-        let until = lease.queue_expire_time;
+        let until = [lease.queue_expire_time, reclaim.until].into_iter().flatten().min();
         self.note_waiting(tx, before, lease.clone(), waiting).await?;
         deadlock::untangle(tx, &lease).await?;
         Ok((Next::Park { waits, until }, Baton::Pass))
@@ -203,13 +210,13 @@ impl Allocation {
         before: &Lease,
         mut lease: Lease,
         decision: Decision,
-        blueprints: &[Blueprint],
+        view: &PoolView,
     ) -> Result<(Next, Baton)> {
         let baton = if decision.more { Baton::On(pool_of(&lease.spec.resource_type)) } else { Baton::Keep };
         let until = lease.queue_expire_time;
         match decision.plan {
             Plan::Take { resource, places, limits } => {
-                let blueprint = blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
+                let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
                 leave_queue(tx, &lease, &self.rules).await?;
                 self.take(tx, before, &mut lease, Seat { resource: &resource, places: &places, limits, blueprint })
                     .await?;
@@ -229,16 +236,32 @@ impl Allocation {
                 tx.put_lease(before, &lease).await?;
                 Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
             }
+            Plan::Adopt { resource, limits } => {
+                leave_queue(tx, &lease, &self.rules).await?;
+                tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &limits).await?;
+                warm::hand_over(tx, &resource, &lease).await?;
+                lease.allocating = Some(resource.id.clone());
+                lease.build_time = Some(tx.now());
+                self.note_waiting(tx, before, lease, decision.waiting).await?;
+                Ok((Next::Park { waits: vec![Wait::Resource(resource.id, ResourceState::Pending)], until }, baton))
+            }
             Plan::Await(resource) => {
                 self.note_waiting(tx, before, lease, decision.waiting).await?;
                 Ok((Next::Park { waits: vec![Wait::Resource(resource, ResourceState::Pending)], until }, Baton::Pass))
             }
             Plan::Park => {
-                let mut waits = vec![Wait::Pool(lease.spec.resource_type.clone())];
-                waits.extend(decision.limits.into_iter().map(Wait::Pool));
                 // What was built for it has gone to another: it queues like everyone.
                 lease.allocating = None;
-                self.note_waiting(tx, before, lease.clone(), decision.waiting).await?;
+                warm::count_waiter(tx, view).await?;
+                let reclaim = self.reclaim(tx, &lease, view).await?;
+                let mut waits = vec![Wait::Pool(lease.spec.resource_type.clone())];
+                waits.extend(decision.limits.into_iter().map(Wait::Pool));
+                waits.extend(reclaim.waits);
+                let until = [until, reclaim.until].into_iter().flatten().min();
+                let hint = reclaim.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                let plain = |waiting: Waiting| Waiting { message: format!("{}{hint}", waiting.message), ..waiting };
+                let waiting = reclaim.waiting.or(decision.waiting.map(plain));
+                self.note_waiting(tx, before, lease.clone(), waiting).await?;
                 deadlock::untangle(tx, &lease).await?;
                 Ok((Next::Park { waits, until }, Baton::Pass))
             }
@@ -295,6 +318,7 @@ impl Allocation {
     pub(super) async fn grant(&self, tx: &mut Tx, lease: &mut Lease, seat: Seat<'_>) -> Result<()> {
         let Seat { resource, places, limits: mut slots, blueprint } = seat;
         lease.epoch += 1;
+        warm::note_grant(tx, resource, lease, blueprint).await?;
         slots.extend(places.iter().map(|place| Slot::on_resource(&resource.id, *place)));
         tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &slots).await?;
         lease.state = LeaseState::Acquired;

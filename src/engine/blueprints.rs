@@ -5,12 +5,12 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::narrate::Told;
-use super::{Caller, Engine, RequestKey, caller};
+use super::{Caller, Engine, RequestKey, caller, upkeep};
 use crate::allocator;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::BlueprintId;
 use crate::model::labels::{check_labels, is_name};
-use crate::model::{Blueprint, Kind, Limits, NewEvent, StringMap};
+use crate::model::{Blueprint, Breaker, Kind, Limits, NewEvent, StringMap};
 use crate::store::{ListQuery, Tx, pool_of};
 
 /// A blueprint as somebody wrote it.
@@ -195,9 +195,15 @@ impl Engine {
         key: Option<RequestKey>,
     ) -> Result<Blueprint> {
         self.change(caller, key, move |tx| {
-            let (version, after) = (before.version, after.clone());
+            let (version, before, after) = (before.version, before.clone(), after.clone());
             Box::pin(async move {
                 tx.put_blueprint(version, &after).await?;
+                if before.limits.upkeep != after.limits.upkeep {
+                    // Those that are there are kept as it says now.
+                    for resource in tx.resources_of(&after.id).await? {
+                        tx.nudge(resource.id).await?;
+                    }
+                }
                 Ok((Blueprint { version: version + 1, ..after }, "blueprint.updated"))
             })
         })
@@ -214,14 +220,18 @@ impl Engine {
     ) -> Result<Blueprint> {
         caller.need_admin(if enabled { "enable blueprints" } else { "disable blueprints" })?;
         let before = self.get_blueprint(caller, key).await?;
-        if before.enabled == enabled && request.is_none() {
+        if before.enabled == enabled && request.is_none() && before.breaker == Breaker::default() {
             return Ok(before);
         }
-        let now = self.clock.now();
+        let (now, actor) = (self.clock.now(), caller.principal.clone());
         self.change(caller, request, move |tx| {
-            let before = before.clone();
+            let (before, actor) = (before.clone(), actor.clone());
             Box::pin(async move {
-                let after = Blueprint { enabled, update_time: now, ..before.clone() };
+                if enabled {
+                    super::breaker::reset(tx, &before, "an operator has enabled it", &actor).await?;
+                }
+                let breaker = if enabled { Breaker::default() } else { before.breaker.clone() };
+                let after = Blueprint { enabled, breaker, update_time: now, ..before.clone() };
                 tx.put_blueprint(before.version, &after).await?;
                 let kind = if enabled { "blueprint.enabled" } else { "blueprint.disabled" };
                 Ok((Blueprint { version: before.version + 1, ..after }, kind))
@@ -270,6 +280,7 @@ impl Engine {
                         return Err(in_use(&blueprint, left.iter().map(|resource| resource.id.as_str())));
                     }
                     tx.delete_blueprint(&blueprint.id).await?;
+                    tx.forget_blueprint(&blueprint.id).await?;
                     tx.event(Told::by_drydock("blueprint.deleted", "").by(&actor).of_blueprint(&blueprint)).await?;
                     wake_all(tx, &blueprint).await?;
                     if let Some(request) = &request {
@@ -328,6 +339,7 @@ impl Engine {
         check_limits(&draft.limits)?;
         let config = if draft.config.is_null() { json!({}) } else { draft.config };
         code.check_config(&config)?;
+        let limits = upkeep::check(draft.limits, code.as_ref(), &config)?;
         let now = self.clock.now();
         let blueprint = Blueprint {
             id: BlueprintId::new(now),
@@ -337,7 +349,8 @@ impl Engine {
             config,
             labels: draft.labels,
             enabled: true,
-            limits: draft.limits,
+            limits,
+            breaker: Breaker::default(),
             create_time: now,
             update_time: now,
             version: 1,
@@ -393,8 +406,9 @@ impl Engine {
     }
 }
 
-/// Capacity may have come: the first in the queue looks, and passes the word on.
+/// Capacity may have come: the first in the queue looks, and passes the word on. So does the pool.
 async fn wake_all(tx: &mut Tx, blueprint: &Blueprint) -> Result<()> {
+    super::warm::look_again(tx, blueprint).await?;
     tx.wake_pool(&pool_of(&blueprint.resource_type), None).await
 }
 
@@ -404,6 +418,7 @@ fn replaced(before: &Blueprint, after: Blueprint) -> Blueprint {
         create_time: before.create_time,
         version: before.version,
         enabled: before.enabled,
+        breaker: before.breaker.clone(),
         ..after
     }
 }

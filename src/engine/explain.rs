@@ -53,11 +53,14 @@ impl Engine {
             return Ok(Explanation { waiting: lease.waiting, ..Explanation::default() });
         }
         let mut decision = self.decision(&lease).await?;
+        let queues = matches!(decision.plan, Plan::Park);
+        let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
+        if queues && let Some(reclaim) = self.explain_reclaim(&lease).await? {
+            decision.waiting = Some(reclaim);
+        }
         if !caller.admin {
             self.narrow(caller, &mut decision).await?;
         }
-        let queues = matches!(decision.plan, Plan::Park);
-        let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
         let never_reason = match decision.plan {
             Plan::Gone => format!("no blueprint that could make this {} is left", lease.spec.resource_type),
             _ => String::new(),
@@ -131,7 +134,7 @@ fn remedies(caller: &Caller, lease: &Lease, decision: &Decision) -> Vec<String> 
     for verdict in &decision.verdicts {
         let name = &verdict.blueprint_name;
         // What only an admin can do is no remedy for the others.
-        let for_admins = matches!(verdict.reason, "DISABLED" | "DRAINING" | "UNHEALTHY" | "OTHER_OWNER")
+        let for_admins = matches!(verdict.reason, "PAUSED" | "DISABLED" | "DRAINING" | "UNHEALTHY" | "OTHER_OWNER")
             || (verdict.reason == "LIMIT_REACHED" && verdict.resource_id.is_empty());
         if for_admins && !caller.admin {
             continue;
@@ -145,6 +148,7 @@ fn remedies(caller: &Caller, lease: &Lease, decision: &Decision) -> Vec<String> 
                     say(format!("release {holder}, or wait for it: it holds a place on {}", verdict.resource_id));
                 }
             }
+            "PAUSED" => say(format!("end the pause of {name}: drydock blueprint enable {name}")),
             "DISABLED" => say(format!("enable the blueprint {name}: drydock blueprint enable {name}")),
             "DRAINING" => {
                 say(format!("undrain {}: drydock resource undrain {}", verdict.resource_id, verdict.resource_id));

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::allocate::Allocation;
+use super::idle::{Stay, after_lease};
 use super::narrate::Told;
 use super::picture::give_back_slots;
 use super::steps::{KindRules, later, retry};
@@ -121,10 +122,10 @@ impl Engine {
             return self.release_placed(claim, lease.id, next).await;
         }
         let mut step = Step::done();
-        let mut stays = true;
+        let mut stay = Stay::FOR_EVER;
         if let Some(resource) = self.resource_that_goes_with(&lease).await? {
             let (record, kind) = self.blueprint_of(&resource).await?;
-            stays = kind.describe().stays;
+            stay = Stay::of(&record, kind.describe());
             if lease.resource_id.is_some() && !lease.cleaned {
                 let ctx = self.context(&resource, record, Some(lease.clone()), lost).await?;
                 step = kind.clean(&ctx).await;
@@ -135,7 +136,7 @@ impl Engine {
         self.store
             .commit_step(claim, next, move |tx| {
                 let (id, step) = (lease.id.clone(), Arc::clone(&step));
-                Box::pin(async move { Ok((finish_clean_up(tx, &id, &step, failures, stays).await?, Baton::Pass)) })
+                Box::pin(async move { Ok((finish_clean_up(tx, &id, &step, failures, stay).await?, Baton::Pass)) })
             })
             .await
     }
@@ -263,7 +264,7 @@ pub(super) async fn reacquire(tx: &mut Tx, lease: &Lease, why: &str) -> Result<(
     tx.event(Told::by_drydock("lease.requeued", why).of_lease(&after, &[])).await
 }
 
-async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, stays: bool) -> Result<Next> {
+async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, stay: Stay) -> Result<Next> {
     let lease = tx.get_lease(id).await?;
     if !matches!(lease.state, LeaseState::Released | LeaseState::Broken) {
         return Ok(Next::Again);
@@ -273,7 +274,7 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
         Step::Later { after, .. } => {
             return Ok(Next::Park { waits: Vec::new(), until: Some(tx.now() + micros(*after)) });
         }
-        Step::Failed(failure) if let_go(tx, &lease).await? => {
+        Step::Failed(failure) if lease.abandoned || let_go(tx, &lease).await? => {
             let told = Told::by_drydock("lease.abandoned", words(failure)).because("RESOURCE_RELEASED");
             tx.event(told.of_lease(&lease, &[])).await?;
         }
@@ -291,6 +292,7 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
         Some(id) => tx.find_resource(id).await?,
         None => None,
     };
+    let stays = stay.stays() && !resource.as_ref().is_some_and(Resource::is_retiring);
     if let Some(wait) = last_of_its_resource(tx, &lease, resource.as_ref(), stays).await? {
         if !lease.cleaned {
             let after = Lease { cleaned: true, ..lease.clone() };
@@ -305,9 +307,11 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
     tx.put_lease(&lease, &after).await?;
     if let Some(resource) = resource.filter(|_| lease.resource_id.is_some()) {
         forget_failed_cleanup(tx, &resource).await?;
-        // One that stays and is well has nothing to do when a lease goes.
+        // One that stays for ever and is well has nothing to do when a lease goes.
         if !stays || resource.state != ResourceState::Active {
             tx.nudge(resource.id).await?;
+        } else {
+            after_lease(tx, &resource, stay).await?;
         }
     }
     if held || lease.resource_id.is_some() {

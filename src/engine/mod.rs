@@ -1,13 +1,15 @@
 //! Where store, scheduler, allocator and blueprints meet: a task's step means "look at the subject, do the next thing".
 //!
 //! `lease`, `allocate` and `resource` hold the steps, `context` what a blueprint sees of the world, `acquire`, `release`,
-//! `explain` and `watch` what callers ask for, `admin` what operators do.
+//! `explain` and `watch` what callers ask for, `admin` what operators do. `idle` is the time between leases, `warm` what is built
+//! ahead of them, `reclaim` what makes room for them, `breaker` and `quarantine` what goes wrong.
 
 mod acquire;
 mod admin;
 mod allocate;
 mod blueprints;
 mod boxes;
+mod breaker;
 mod caller;
 mod context;
 mod deadlock;
@@ -15,14 +17,19 @@ mod effects;
 mod explain;
 mod health;
 mod housekeeping;
+mod idle;
 mod lease;
 mod narrate;
 mod picture;
+mod quarantine;
+mod reclaim;
 mod release;
 mod resource;
 mod running;
 mod steps;
+mod upkeep;
 mod view;
+mod warm;
 mod watch;
 
 use std::collections::HashMap;
@@ -33,6 +40,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::allocator::pause_of;
 pub use acquire::Acquire;
 pub use blueprints::{Applied, BlueprintDraft, KindView};
 pub use boxes::Registration;

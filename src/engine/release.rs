@@ -16,7 +16,8 @@ use crate::store::{ListQuery, Scope, Tx};
 const MAX_RELEASED: usize = 10_000;
 
 impl Engine {
-    /// Ends a lease; answers when RELEASED is durable or, with `wait`, when nothing of it is left. Ended already is fine.
+    /// Ends a lease; answers when RELEASED is durable or, with `wait`, when nothing of it is left. Ended already is fine; an
+    /// admin's `force` gives the clean-up of such a one up.
     ///
     /// # Errors
     /// `LEASE_NOT_FOUND`; `LEASE_IN_USE` when others sit on it, unless `force`.
@@ -31,6 +32,8 @@ impl Engine {
     ) -> Result<LeaseView> {
         let lease = self.find_own_lease(caller, id).await?;
         let request = key.map(|key| key.of(caller));
+        // Only of one that had ended before: force ends a live one, and is no word about its clean-up.
+        let gives_up = force && caller.admin && lease.state.has_ended();
         let (id, actor, comment) = (lease.id, caller.principal.clone(), comment.to_owned());
         let seat = self.scheduler().ok().and_then(|scheduler| scheduler.seat());
         let has_seat = seat.is_some();
@@ -49,7 +52,10 @@ impl Engine {
                         {
                             return Ok((tx.get_lease(&id).await?, None));
                         }
-                        let lease = release(tx, &id, force, &comment, &actor).await?;
+                        let mut lease = release(tx, &id, force, &comment, &actor).await?;
+                        if gives_up {
+                            lease = super::quarantine::give_up_by_id(tx, &id, &actor).await?;
+                        }
                         if let Some(request) = &request {
                             tx.remember(request, id.as_str()).await?;
                         }

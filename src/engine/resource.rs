@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use super::breaker::{self, Gate};
 use super::lease::{note_failed_cleanup, reacquire, words};
 use super::narrate::Told;
 use super::picture::give_back_slots;
@@ -53,6 +54,9 @@ impl Engine {
         let step = match ready {
             Readiness::Go => {
                 let (record, kind) = self.blueprint_of(&resource).await?;
+                if let Gate::Shut(until) = self.gate(&resource, &record).await? {
+                    return self.stand_still(claim, resource.id, until, next).await;
+                }
                 let running = self.running.begin(claim, &lost);
                 let ctx = self.context(&resource, record, None, running.cancel.clone()).await?;
                 met = ctx.needs.keys().cloned().collect();
@@ -82,6 +86,19 @@ impl Engine {
             .await
     }
 
+    /// The blueprint pauses: the build waits, unless nobody wants it any more.
+    async fn stand_still(&self, claim: &Claim, id: ResourceId, until: Next, next: Option<Scope>) -> Result<Committed> {
+        self.store
+            .commit_step(claim, next, move |tx| {
+                let (id, until) = (id.clone(), until.clone());
+                Box::pin(async move {
+                    let pending = tx.get_resource(&id).await?.state == ResourceState::Pending;
+                    Ok((if pending { until } else { Next::Again }, Baton::Pass))
+                })
+            })
+            .await
+    }
+
     async fn ready_to_build(&self, resource: &Resource) -> Result<Readiness> {
         for id in [&resource.made_for, &resource.root_id].into_iter().flatten() {
             if !self.store.find_lease(id).await?.is_some_and(|lease| lease.state.is_live()) {
@@ -95,18 +112,6 @@ impl Engine {
         }
         let lost = self.store.needs_of(&resource.id).await?.iter().any(|need| need.state.has_ended());
         Ok(if lost { Readiness::NotNow } else { Readiness::Go })
-    }
-
-    /// ACTIVE: goes when nobody has it and it is not one that stays, breaks when what it stands on breaks.
-    async fn watch_over(&self, claim: &Claim, resource: Resource, next: Option<Scope>) -> Result<Committed> {
-        let (_, kind) = self.blueprint_of(&resource).await?;
-        let stays = kind.describe().stays;
-        self.store
-            .commit_step(claim, next, move |tx| {
-                let id = resource.id.clone();
-                Box::pin(async move { Ok((watch_over(tx, &id, stays).await?, Baton::Pass)) })
-            })
-            .await
     }
 
     /// RELEASED or BROKEN: its leases end first, then it is destroyed, then what it leased itself.
@@ -158,6 +163,10 @@ pub(super) async fn end(
     after.permanent = permanent;
     tx.put_resource(before, &after).await?;
     after.version += 1;
+    if state == ResourceState::Broken && before.state == ResourceState::Pending && before.is_nobodys() {
+        // Nobody's fault but the blueprint's, and nobody else would slow the next one down.
+        breaker::failed(tx, before, message).await?;
+    }
     let kind = if state == ResourceState::Broken { "resource.broken" } else { "resource.released" };
     tx.event(Told::by_drydock(kind, message).because(reason).of_resource(&after, &[])).await?;
     Ok(after)
@@ -234,16 +243,19 @@ async fn finish_build(
             }
             let told = Told::by_drydock("resource.failed", words(failure));
             tx.event(told.of_resource(&resource, &[("worker", worker.to_owned())])).await?;
+            // What can never work is the wish's fault, not the blueprint's.
+            let until = if failure.permanent { None } else { breaker::failed(tx, &resource, &words(failure)).await? };
             if failure.permanent || failures + 1 >= MAX_FAILURES {
                 end(tx, &resource, ResourceState::Broken, "BUILD_FAILED", &words(failure), failure.permanent).await?;
                 return Ok(Next::Again);
             }
-            Ok(retry(tx, failures, words(failure)))
+            let again = later(tx, failures).max(until.unwrap_or(0));
+            Ok(Next::Retry { waits: Vec::new(), until: again, error: words(failure) })
         }
     }
 }
 
-fn need_name(need: &Lease) -> String {
+pub(super) fn need_name(need: &Lease) -> String {
     match &need.parent {
         Some((_, name)) if *name != need.spec.resource_type => format!("{} {name:?}", need.spec.resource_type),
         _ => need.spec.resource_type.clone(),
@@ -260,9 +272,13 @@ async fn become_active(tx: &mut Tx, resource: &Resource, facts: StringMap, worke
     tx.put_resource(resource, &after).await?;
     let told = Told::by_drydock("resource.activated", format!("{} is built", resource.resource_type));
     tx.event(told.of_resource(&after, &[("worker", worker.to_owned())])).await?;
+    breaker::worked(tx, resource).await?;
+    if after.is_nobodys() {
+        tx.note_idle(&after.id).await?;
+    }
     let builds = gates::builds_of(resource.blueprint_id.as_str());
     let freed = tx.free_slots(&Subject::from(resource.id.clone()), Some(&builds)).await?;
-    if after.lease_limit > 1 || after.is_registered() || !freed.is_empty() {
+    if after.lease_limit > 1 || after.made_for.is_none() || !freed.is_empty() {
         tx.wake_pool(&pool_of(&after.resource_type), None).await?;
     }
     Ok(Next::Again)
@@ -341,43 +357,6 @@ fn sub_lease(tx: &Tx, resource: &Resource, need: &Need, root: Option<&Lease>) ->
         ord: resource.ord,
         ..lease
     }
-}
-
-async fn watch_over(tx: &mut Tx, id: &ResourceId, stays: bool) -> Result<Next> {
-    let resource = tx.get_resource(id).await?;
-    if resource.state != ResourceState::Active {
-        return Ok(Next::Again);
-    }
-    let needs = tx.needs_of(id).await?;
-    if let Some(lost) = needs.iter().find(|need| need.state.has_ended()) {
-        let message = format!("its {} was lost: {}", need_name(lost), lost.state_message);
-        end(tx, &resource, ResourceState::Broken, "RESOURCE_BROKEN", &message, false).await?;
-        return Ok(Next::Again);
-    }
-    let mut waits: Vec<Wait> = needs.iter().map(|need| Wait::Lease(need.id.clone(), need.state)).collect();
-    if let Some(host) = &resource.placed_on {
-        if let Some(LeaseState::Active) = tx.find_lease(host).await?.map(|lease| lease.state) {
-            waits.push(Wait::Lease(host.clone(), LeaseState::Active));
-        } else {
-            let message = format!("the host lease {host} that it was placed on has ended");
-            end(tx, &resource, ResourceState::Released, "RESOURCE_RELEASED", &message, false).await?;
-            return Ok(Next::Again);
-        }
-    }
-    if !stays && tx.leases_on(id).await?.is_empty() {
-        let made_for = match &resource.made_for {
-            Some(lease) => tx.find_lease(lease).await?,
-            None => None,
-        };
-        match made_for {
-            Some(lease) if lease.state == LeaseState::Pending => waits.push(Wait::Lease(lease.id, lease.state)),
-            _ => {
-                end(tx, &resource, ResourceState::Released, "IDLE", "nobody leases it any more", false).await?;
-                return Ok(Next::Again);
-            }
-        }
-    }
-    Ok(Next::Park { waits, until: None })
 }
 
 async fn take_down(tx: &mut Tx, id: &ResourceId, destroyed: Option<&Step>, failures: i64) -> Result<Next> {

@@ -26,6 +26,7 @@ impl Steps for EngineSteps {
         match &claim.subject {
             Subject::Lease(id) => self.0.step_lease(claim, id, next, lost).await,
             Subject::Resource(id) => self.0.step_resource(claim, id, next, lost).await,
+            Subject::Blueprint(id) => self.0.step_blueprint(claim, id, next).await,
         }
     }
 
@@ -94,6 +95,7 @@ async fn break_subject(tx: &mut Tx, subject: Subject, reason: &str, message: &st
                 super::resource::end(tx, &before, ResourceState::Broken, reason, message, true).await?;
             }
         }
+        Subject::Blueprint(_) => {}
     }
     Ok(())
 }

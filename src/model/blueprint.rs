@@ -2,6 +2,7 @@
 
 use super::id::BlueprintId;
 use super::labels::StringMap;
+use super::upkeep::{Breaker, Upkeep};
 use crate::clock::Micros;
 
 /// How a lease chooses among resources with room.
@@ -38,6 +39,8 @@ pub struct Limits {
     pub leases_per_owner: Option<i64>,
     /// Attributes whose values, taken together, at most one lease has at a time; empty is no such limit.
     pub exclusive_by: Vec<String>,
+    /// How they are kept.
+    pub upkeep: Upkeep,
 }
 
 /// 1 h.
@@ -66,6 +69,8 @@ pub struct Blueprint {
     pub limits: Limits,
     /// When made.
     pub create_time: Micros,
+    /// Whether building pauses, and why.
+    pub breaker: Breaker,
     /// Last write.
     pub update_time: Micros,
     /// Raised with every write; the etag.

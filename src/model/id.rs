@@ -92,13 +92,17 @@ pub enum Subject {
     Lease(LeaseId),
     /// A resource.
     Resource(ResourceId),
+    /// A blueprint: what it keeps ready, and its pauses.
+    Blueprint(BlueprintId),
 }
 
 impl Subject {
-    /// Reads a stored id; `None` when it is neither a lease's nor a resource's.
+    /// Reads a stored id; `None` when it is none of a lease, a resource or a blueprint.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        LeaseId::parse(text).map(Self::Lease).or_else(|| ResourceId::parse(text).map(Self::Resource))
+        let lease = LeaseId::parse(text).map(Self::Lease);
+        let resource = || ResourceId::parse(text).map(Self::Resource);
+        lease.or_else(resource).or_else(|| BlueprintId::parse(text).map(Self::Blueprint))
     }
 
     /// The id's text.
@@ -107,6 +111,7 @@ impl Subject {
         match self {
             Self::Lease(id) => id.as_str(),
             Self::Resource(id) => id.as_str(),
+            Self::Blueprint(id) => id.as_str(),
         }
     }
 }
@@ -120,6 +125,12 @@ impl fmt::Display for Subject {
 impl From<LeaseId> for Subject {
     fn from(id: LeaseId) -> Self {
         Self::Lease(id)
+    }
+}
+
+impl From<BlueprintId> for Subject {
+    fn from(id: BlueprintId) -> Self {
+        Self::Blueprint(id)
     }
 }
 

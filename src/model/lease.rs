@@ -162,6 +162,10 @@ pub struct Lease {
     pub reacquires: i64,
     /// Its own clean-up is done; it is DESTROYED when the resource that goes with it is.
     pub cleaned: bool,
+    /// The resource that was taken down to make room for it; at most one.
+    pub reclaimed: Option<ResourceId>,
+    /// An operator has given its clean-up up.
+    pub abandoned: bool,
     /// Why it waits, as of its last step.
     pub waiting: Option<Waiting>,
     /// Raised with every write; the compare-and-set of writers that hold no claim.
@@ -205,6 +209,8 @@ impl Lease {
             allocating: None,
             reacquires: 0,
             cleaned: false,
+            reclaimed: None,
+            abandoned: false,
             waiting: None,
             version: 1,
         }

@@ -16,6 +16,7 @@ pub mod resource;
 pub mod share;
 pub mod slot;
 pub mod task;
+pub mod upkeep;
 
 pub use blueprint::{Blueprint, Limits, Placement};
 pub use event::{Event, NewEvent};
@@ -25,3 +26,4 @@ pub use lease::{Lease, LeaseSpec, LeaseState, Waiting};
 pub use resource::{Drain, Resource, ResourceState};
 pub use share::{Share, Shares};
 pub use task::{Task, TaskState};
+pub use upkeep::{Breaker, ScaleAhead, Upkeep};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::id::{BlueprintId, LeaseId};
 use super::{Blueprint, Lease, Resource, StringMap};
+use crate::clock::Micros;
 
 /// A live resource of the type, and the places that are taken on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,8 @@ pub struct PoolView {
     pub built: BTreeMap<BlueprintId, Vec<i64>>,
     /// Leases that queue before this one for the same type and have nothing being built for them, best first.
     pub ahead: Vec<Lease>,
+    /// As of then.
+    pub now: Micros,
     /// Slots of limits that a lease must pass (`allocator::gates`), by scope: place and holder.
     pub held: BTreeMap<String, Vec<(i64, String)>>,
     /// Labels of the leases on the candidates, and whom they keep apart from; only when somebody in the queue or on them

@@ -72,6 +72,7 @@ pub struct Drain {
 
 /// A resource.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "a row of the store: what is so is so")]
 pub struct Resource {
     /// `res_…`.
     pub id: ResourceId,
@@ -95,7 +96,7 @@ pub struct Resource {
     pub labels: StringMap,
     /// Principal it was made for; it serves no other unless its blueprint is `shared`.
     pub owner: String,
-    /// The lease it was made for; `None` when it was registered by hand.
+    /// The lease it was made for, or the first to take it when it was built ahead; `None` when it was registered by hand.
     pub made_for: Option<LeaseId>,
     /// Root of the tree it was made in.
     pub root_id: Option<LeaseId>,
@@ -126,6 +127,14 @@ pub struct Resource {
     pub permanent: bool,
     /// It is taken down outside; only its sub-leases and slots are left to give back.
     pub torn_down: bool,
+    /// It was built ahead of demand.
+    pub warm: bool,
+    /// Leases that it has served; counted only where its blueprint has `max_uses`.
+    pub uses: i64,
+    /// When its last lease went; `None` before the first did.
+    pub idle_since: Option<Micros>,
+    /// An operator has given it up: it goes even when it cannot be cleaned up.
+    pub abandoned: bool,
     /// Raised with every write; the etag.
     pub version: i64,
 }
@@ -161,14 +170,30 @@ impl Resource {
             end_time: None,
             permanent: false,
             torn_down: false,
+            warm: false,
+            uses: 0,
+            idle_since: None,
+            abandoned: false,
             version: 1,
         }
     }
 
-    /// Registered by hand, rather than made for a lease.
+    /// Registered by hand, rather than built.
     #[must_use]
     pub fn is_registered(&self) -> bool {
-        self.made_for.is_none()
+        self.made_for.is_none() && !self.warm
+    }
+
+    /// Built ahead of demand, and not taken by anybody yet: whoever comes first gets it.
+    #[must_use]
+    pub fn is_nobodys(&self) -> bool {
+        self.made_for.is_none() && self.warm
+    }
+
+    /// Drained by Drydock itself: it is too old, or has served as many leases as it may. It goes when it is unused.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.actor == "drydock")
     }
 
     /// The reason of the condition it is in: `problem` begins with it, as in `HOST_UNREACHABLE: no answer`.
@@ -184,10 +209,10 @@ impl Resource {
         self.condition() == Some("HOST_KEY_MISMATCH")
     }
 
-    /// Registered, and released by force: what cannot be cleaned up there is left behind.
+    /// Given up, or registered and released by force: what cannot be cleaned up there is left behind.
     #[must_use]
     pub fn is_let_go(&self) -> bool {
-        self.is_registered() && self.permanent && !self.state.is_live()
+        (self.abandoned || (self.is_registered() && self.permanent)) && !self.state.is_live()
     }
 }
 

@@ -47,6 +47,8 @@ impl TaskState {
 pub const BAND_FREEING: i64 = 0;
 /// All else.
 pub const BAND_ALLOCATING: i64 = 1;
+/// The last place in the queue, behind all leases: what is built ahead of demand.
+pub const LAST: Micros = Micros::MAX / 2;
 
 /// A task that kills its daemon this often is poison.
 pub const MAX_CRASHES: i64 = 5;
@@ -60,7 +62,7 @@ pub const MAX_REACQUIRES: i64 = 3;
 pub struct Task {
     /// `task_…`.
     pub id: TaskId,
-    /// The lease or resource.
+    /// The lease, resource or blueprint.
     pub subject: Subject,
     /// Root of its tree.
     pub root_id: Option<LeaseId>,

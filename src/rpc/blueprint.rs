@@ -40,7 +40,7 @@ impl BlueprintRpc {
 
     fn shown(&self, blueprint: Blueprint) -> v1::Blueprint {
         let kind = self.kind(&blueprint.kind);
-        convert::blueprint(blueprint, kind)
+        convert::blueprint(blueprint, kind, self.engine.now())
     }
 
     async fn set_enabled(
@@ -119,8 +119,7 @@ impl BlueprintService for BlueprintRpc {
         let key = check::request_key("CreateBlueprint", &request_id, &sent)?;
         let blueprint = check::present("blueprint", sent.blueprint)?;
         only_what_can_be_said(&blueprint)?;
-        let kind = self.kind(&blueprint.kind);
-        let draft = convert::draft(blueprint, kind)?;
+        let draft = convert::draft(blueprint)?;
         let made = self.engine.create_blueprint(&caller, draft, sent.validate_only, key).await?;
         Ok(Response::new(CreateBlueprintResponse { blueprint: Some(self.shown(made)) }))
     }
@@ -138,8 +137,7 @@ impl BlueprintService for BlueprintRpc {
         let key = check::required("blueprint.id or blueprint.name", named)?.to_owned();
         let etag = check::text("blueprint.etag", &blueprint.etag, MAX_ETAG)?.to_owned();
         as_it_is(&mut blueprint, &self.engine.get_blueprint(&caller, &key).await?)?;
-        let kind = self.kind(&blueprint.kind);
-        let draft = convert::draft(blueprint, kind)?;
+        let draft = convert::draft(blueprint)?;
         let done = self.engine.update_blueprint(&caller, &key, draft, &etag, sent.validate_only, request_key).await?;
         Ok(Response::new(UpdateBlueprintResponse { blueprint: Some(self.shown(done)) }))
     }
@@ -161,8 +159,7 @@ impl BlueprintService for BlueprintRpc {
                 Err(error) => return Err(error.into()),
             }
         }
-        let kind = self.kind(&blueprint.kind);
-        let draft = convert::draft(blueprint, kind)?;
+        let draft = convert::draft(blueprint)?;
         let (done, applied) = self.engine.apply_blueprint(&caller, draft, sent.validate_only, key).await?;
         let outcome = convert::outcome(applied).into();
         Ok(Response::new(ApplyBlueprintResponse { blueprint: Some(self.shown(done)), outcome }))

@@ -6,7 +6,7 @@ use super::statement::{Statement, sql};
 use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::id::BlueprintId;
-use crate::model::{Blueprint, Limits, Placement};
+use crate::model::{Blueprint, Limits, Placement, Upkeep};
 
 pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
     let c = Columns(row);
@@ -29,7 +29,9 @@ pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
             max_builds: c.maybe_integer("max_builds")?,
             leases_per_owner: c.maybe_integer("leases_per_owner")?,
             exclusive_by: c.json("exclusive_by")?,
+            upkeep: c.json("upkeep")?,
         },
+        breaker: c.json("breaker")?,
         create_time: c.integer("create_time")?,
         update_time: c.integer("update_time")?,
         version: c.integer("version")?,
@@ -63,8 +65,9 @@ impl Tx {
         let statement = bind_blueprint(
             sql(
                 "INSERT INTO blueprint (config, labels, enabled, max_resources, leases_per_resource, default_ttl, max_ttl, placement, rank, \
-                 shared, resource_type, update_time, max_builds, leases_per_owner, exclusive_by, id, name, kind, create_time, version) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) ON CONFLICT (name) DO NOTHING",
+                 shared, resource_type, update_time, max_builds, leases_per_owner, exclusive_by, upkeep, id, name, kind, create_time, version) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21) \
+                 ON CONFLICT (name) DO NOTHING",
             ),
             blueprint,
         )
@@ -85,7 +88,7 @@ impl Tx {
             sql(
                 "UPDATE blueprint SET config = $1, labels = $2, enabled = $3, max_resources = $4, leases_per_resource = $5, default_ttl = $6, \
                  max_ttl = $7, placement = $8, rank = $9, shared = $10, resource_type = $11, update_time = $12, max_builds = $13, \
-                 leases_per_owner = $14, exclusive_by = $15, version = version + 1 WHERE id = $16 AND version = $17",
+                 leases_per_owner = $14, exclusive_by = $15, upkeep = $16, version = version + 1 WHERE id = $17 AND version = $18",
             ),
             after,
         )
@@ -119,4 +122,5 @@ fn bind_blueprint(statement: Statement, blueprint: &Blueprint) -> Statement {
         .bind(limits.max_builds)
         .bind(limits.leases_per_owner)
         .bind(json(&limits.exclusive_by))
+        .bind(if limits.upkeep == Upkeep::default() { "{}".to_owned() } else { json(&limits.upkeep) })
 }

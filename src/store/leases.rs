@@ -53,6 +53,8 @@ pub(super) fn lease(row: &Row) -> Result<Lease> {
         allocating: c.maybe_text("allocating")?.map(ResourceId::from_stored),
         reacquires: c.integer("reacquires")?,
         cleaned: c.flag("cleaned")?,
+        reclaimed: c.maybe_text("reclaimed")?.map(ResourceId::from_stored),
+        abandoned: c.flag("abandoned")?,
         waiting,
         version: c.integer("version")?,
     })

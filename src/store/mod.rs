@@ -30,6 +30,7 @@ mod statement;
 mod step;
 mod tx;
 mod waits_for;
+mod warm;
 mod writer;
 
 use std::collections::HashSet;

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "keel", include_str!("migrations/0001_keel.sql")),
     (2, "found", include_str!("migrations/0002_found.sql")),
     (3, "shares", include_str!("migrations/0003_shares.sql")),
+    (5, "pools", include_str!("migrations/0005_pools.sql")),
 ];
 
 impl Store {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Tx;
 use super::row::{Columns, Row};
 use super::statement::{composed, sql};
+use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::Lease;
 use crate::model::id::{BlueprintId, LeaseId};
@@ -45,17 +46,23 @@ fn built(rows: &[Row]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
 impl Tx {
     /// What could serve this lease, as of now.
     pub async fn pool_view(&mut self, lease: &Lease) -> Result<PoolView> {
-        let of = || lease.spec.resource_type.clone();
+        self.view_of(&lease.spec.resource_type, lease.ord, lease.id.as_str()).await
+    }
+
+    /// What there is of a type, and who queues for it before this place in the queue.
+    pub async fn view_of(&mut self, resource_type: &str, ord: Micros, id: &str) -> Result<PoolView> {
+        let of = || resource_type.to_owned();
         let blueprints = self.fetch(sql(BLUEPRINTS).bind(of())).await?;
         let candidates = self.fetch(sql(CANDIDATES).bind(of())).await?;
         let limited = self.fetch(sql(BUILT).bind(of())).await?;
-        let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
+        let queue = sql(QUEUE).bind(of()).bind(ord).bind(id.to_owned()).bind(AHEAD);
         let ahead = self.fetch(queue).await?;
         Ok(PoolView {
             blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
             candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,
             built: built(&limited)?,
             ahead: ahead.iter().map(super::leases::lease).collect::<Result<_>>()?,
+            now: self.now(),
             ..PoolView::default()
         })
     }

@@ -17,7 +17,7 @@ fn named(blueprint: &BlueprintId, name: &str) -> Statement {
 
 /// By an index of just these.
 pub(super) const REGISTERED: &str =
-    "SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL ORDER BY id";
+    "SELECT * FROM resource WHERE state IN ('PENDING', 'ACTIVE') AND made_for IS NULL AND warm = 0 ORDER BY id";
 
 impl Store {
     /// Live resources that were registered by hand, oldest first.

@@ -46,6 +46,10 @@ pub(super) fn resource(row: &Row) -> Result<Resource> {
         end_time: c.maybe_integer("end_time")?,
         permanent: c.flag("permanent")?,
         torn_down: c.flag("torn_down")?,
+        warm: c.flag("warm")?,
+        uses: c.integer("uses")?,
+        idle_since: c.maybe_integer("idle_since")?,
+        abandoned: c.flag("abandoned")?,
         version: c.integer("version")?,
     })
 }
@@ -149,7 +153,9 @@ impl Tx {
             timer: None,
             ready: true,
         };
-        self.insert_task(&task).await
+        self.insert_task(&task).await?;
+        // Its pool counts what is being built.
+        self.wake_task(&Subject::from(resource.blueprint_id.clone())).await
     }
 
     /// Writes a resource's new state and whatever else changed, and wakes whoever waits for it. As [`Tx::put_lease`].
@@ -184,6 +190,7 @@ impl Tx {
         }
         if moved {
             self.wake(after.id.as_str()).await?;
+            self.wake_task(&Subject::from(after.blueprint_id.clone())).await?;
             if before.state.is_live() && !after.state.is_live() {
                 self.hurry(&Subject::from(after.id.clone()), BAND_FREEING).await?;
             }

@@ -4,6 +4,7 @@ mod config;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -44,6 +45,9 @@ pub const FACTS: &[&str] = &["address", "document_root", "driver", "path", "port
 
 /// After so many ports that strangers took first, something else is wrong.
 const PORT_TRIES: usize = 5;
+
+/// How often the server of one that nobody uses is looked at.
+const CHECKED_EVERY: Duration = Duration::from_mins(1);
 
 /// Makes sites.
 pub struct Webroot;
@@ -86,6 +90,10 @@ impl Blueprint for Webroot {
 
     async fn destroy(&self, ctx: &Context) -> Step {
         settle(take_down(ctx).await)
+    }
+
+    fn check_interval(&self) -> Option<Duration> {
+        Some(CHECKED_EVERY)
     }
 
     async fn check(&self, ctx: &Context) -> Health {

@@ -3,7 +3,7 @@
 use crate::blueprint::document::{Document, Limits};
 use crate::cli::exit::{Failure, Result};
 use crate::cli::{objects, words};
-use crate::model::Placement;
+use crate::model::{Placement, ScaleAhead};
 use crate::proto::v1;
 use crate::proto::v1::blueprint_limits::Placement as Wire;
 
@@ -35,6 +35,13 @@ pub fn to_message(document: Document) -> Result<v1::Blueprint> {
         max_builds: whole("limits.max_builds", limits.max_builds)?,
         leases_per_owner: whole("limits.leases_per_owner", limits.leases_per_owner)?,
         exclusive_by: limits.exclusive_by,
+        max_age: limits.max_age.map(words::proto),
+        max_uses: whole("limits.max_uses", limits.max_uses)?.unwrap_or(0),
+        scale_ahead: limits.scale_ahead.map(|ahead| ahead.to_string()).unwrap_or_default(),
+        scale_ahead_max: whole("limits.scale_ahead_max", limits.scale_ahead_max)?.unwrap_or(0),
+        shrink_delay: limits.shrink_delay.map(words::proto),
+        max_growth: whole("limits.max_growth", limits.max_growth)?.unwrap_or(0),
+        ready_attributes: limits.ready_attributes,
     };
     Ok(v1::Blueprint {
         name,
@@ -55,10 +62,11 @@ pub fn from_message(blueprint: v1::Blueprint) -> Document {
         Wire::Pack => Some(Placement::Pack),
         Wire::Spread => Some(Placement::Spread),
     };
+    let some = |number: i32| (number != 0).then(|| i64::from(number));
     let limits = Limits {
         max_resources: limits.max_resources.map(i64::from),
         leases_per_resource: limits.leases_per_resource.map(i64::from),
-        min_ready: (limits.min_ready != 0).then(|| i64::from(limits.min_ready)),
+        min_ready: some(limits.min_ready),
         idle_ttl: limits.idle_ttl.as_ref().map(words::span),
         default_ttl: limits.default_ttl.as_ref().map(words::span),
         max_ttl: limits.max_ttl.as_ref().map(words::span),
@@ -68,6 +76,13 @@ pub fn from_message(blueprint: v1::Blueprint) -> Document {
         max_builds: limits.max_builds.map(i64::from),
         leases_per_owner: limits.leases_per_owner.map(i64::from),
         exclusive_by: limits.exclusive_by,
+        max_age: limits.max_age.as_ref().map(words::span),
+        max_uses: some(limits.max_uses),
+        scale_ahead: ScaleAhead::parse(&limits.scale_ahead),
+        scale_ahead_max: some(limits.scale_ahead_max),
+        shrink_delay: limits.shrink_delay.as_ref().map(words::span),
+        max_growth: some(limits.max_growth),
+        ready_attributes: limits.ready_attributes,
     };
     Document {
         name: blueprint.name,
@@ -91,5 +106,9 @@ mod tests {
         assert_eq!((message.name.as_str(), message.kind.as_str()), ("sandcastle", "composite"));
         let exported = document::render(&from_message(message)).unwrap();
         assert_eq!(document::parse("exported", &exported).unwrap(), [before], "{exported}");
+        let text = "name: a\nkind: storage\nlimits: {idle_ttl: 10m, min_ready: 2, scale_ahead: 3, scale_ahead_max: 4, max_age: 1d, \
+                    max_uses: 7, shrink_delay: 1m, max_growth: 3, ready_attributes: {quota: 1GiB}}\n";
+        let before = document::parse("kept.yaml", text).unwrap().remove(0);
+        assert_eq!(from_message(to_message(before.clone()).unwrap()), before);
     }
 }

@@ -5,12 +5,12 @@ use serde_json::Value;
 use super::count;
 use super::json::{from_struct, to_struct};
 use super::time::{duration, positive, span, timestamp};
-use crate::clock::micros;
-use crate::engine::{Applied, BlueprintDraft, KindView};
+use crate::clock::{Micros, micros};
+use crate::engine::{Applied, BlueprintDraft, KindView, pause_of};
 use crate::error::{Error, Result};
 use crate::model::kind::json_schema;
 use crate::model::labels::check_labels;
-use crate::model::{Blueprint, Kind, Limits, Placement};
+use crate::model::{Blueprint, Kind, Limits, Placement, ScaleAhead, Upkeep};
 use crate::proto::v1;
 use crate::proto::v1::apply_blueprint_response::Outcome;
 use crate::rpc::check;
@@ -20,12 +20,11 @@ const MOST: i32 = 1_000_000;
 /// Largest configuration, in bytes as sent.
 const MAX_CONFIG: usize = 256 * 1024;
 
-/// What a blueprint is to be, checked as far as the request itself tells. `kind` is what this daemon knows of the kind;
-/// an unknown one is the engine's to refuse.
+/// What a blueprint is to be, checked as far as the request itself tells; the engine knows the kinds.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` that names the field.
-pub(crate) fn draft(sent: v1::Blueprint, kind: Option<&Kind>) -> Result<BlueprintDraft> {
+pub(crate) fn draft(sent: v1::Blueprint) -> Result<BlueprintDraft> {
     check::required("blueprint.name", &sent.name)?;
     check::required("blueprint.kind", &sent.kind)?;
     check_labels("blueprint.labels", &sent.labels)?;
@@ -37,28 +36,15 @@ pub(crate) fn draft(sent: v1::Blueprint, kind: Option<&Kind>) -> Result<Blueprin
     }
     Ok(BlueprintDraft {
         config: from_struct("blueprint.config", &config)?,
-        limits: limits(sent.limits.unwrap_or_default(), kind)?,
+        limits: limits(sent.limits.unwrap_or_default())?,
         name: sent.name,
         kind: sent.kind,
         labels: sent.labels,
     })
 }
 
-fn limits(sent: v1::BlueprintLimits, kind: Option<&Kind>) -> Result<Limits> {
+fn limits(sent: v1::BlueprintLimits) -> Result<Limits> {
     let field = |name: &str| format!("blueprint.limits.{name}");
-    if sent.min_ready != 0 {
-        let message = "blueprint.limits.min_ready other than 0 comes in a later release; leave it out";
-        return Err(Error::invalid(message).with("field", field("min_ready")));
-    }
-    if let Some(idle) = span(&field("idle_ttl"), sent.idle_ttl.as_ref())? {
-        // The default of kinds that go with their last lease is 0; that of hosts, for ever, has no value.
-        let is_default = idle.is_zero() && kind.is_none_or(|kind| !kind.stays);
-        if !is_default {
-            let message =
-                "blueprint.limits.idle_ttl other than the kind's default comes in a later release; leave it out";
-            return Err(Error::invalid(message).with("field", field("idle_ttl")));
-        }
-    }
     let number =
         |name: &str, value: Option<i32>| value.map(|value| check::within(&field(name), value, 1, MOST)).transpose();
     let default_ttl = positive(&field("default_ttl"), sent.default_ttl.as_ref())?;
@@ -79,7 +65,34 @@ fn limits(sent: v1::BlueprintLimits, kind: Option<&Kind>) -> Result<Limits> {
         shared: sent.shared,
         max_builds: number("max_builds", sent.max_builds)?,
         leases_per_owner: number("leases_per_owner", sent.leases_per_owner)?,
-        exclusive_by: sent.exclusive_by,
+        exclusive_by: sent.exclusive_by.clone(),
+        upkeep: upkeep(sent)?,
+    })
+}
+
+fn upkeep(sent: v1::BlueprintLimits) -> Result<Upkeep> {
+    let field = |name: &str| format!("blueprint.limits.{name}");
+    let number = |name: &str, value: i32| check::within(&field(name), value, 0, MOST);
+    let limit = |name: &str, value: i32| Ok::<_, Error>(Some(number(name, value)?).filter(|number| *number > 0));
+    let scale_ahead = match sent.scale_ahead.as_str() {
+        "" => None,
+        text => Some(ScaleAhead::parse(text).ok_or_else(|| {
+            let message = format!(
+                "blueprint.limits.scale_ahead is {text:?}; it must be a count such as \"3\", or a percentage such as \"50%\""
+            );
+            Error::invalid(message).with("field", field("scale_ahead"))
+        })?),
+    };
+    Ok(Upkeep {
+        idle_ttl: span(&field("idle_ttl"), sent.idle_ttl.as_ref())?.map(micros),
+        max_age: positive(&field("max_age"), sent.max_age.as_ref())?.map(micros),
+        max_uses: limit("max_uses", sent.max_uses)?,
+        min_ready: number("min_ready", sent.min_ready)?,
+        scale_ahead,
+        scale_ahead_max: limit("scale_ahead_max", sent.scale_ahead_max)?,
+        shrink_delay: span(&field("shrink_delay"), sent.shrink_delay.as_ref())?.map(micros),
+        max_growth: limit("max_growth", sent.max_growth)?,
+        ready_attributes: sent.ready_attributes.into_iter().collect(),
     })
 }
 
@@ -96,8 +109,9 @@ fn placement(sent: i32) -> Result<Placement> {
 }
 
 /// A blueprint as admins see it; defaults of its kind are filled in where a field cannot be unset.
-pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Blueprint {
+pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>, now: Micros) -> v1::Blueprint {
     let limits = &blueprint.limits;
+    let upkeep = &limits.upkeep;
     let placement = match limits.placement {
         Placement::Pack => v1::blueprint_limits::Placement::Pack,
         Placement::Spread => v1::blueprint_limits::Placement::Spread,
@@ -105,8 +119,8 @@ pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Bluepr
     let limits = v1::BlueprintLimits {
         max_resources: limits.max_resources.map(count),
         leases_per_resource: limits.leases_per_resource.map(count),
-        min_ready: 0,
-        idle_ttl: None,
+        min_ready: count(upkeep.min_ready),
+        idle_ttl: upkeep.idle_ttl.map(duration),
         default_ttl: limits.default_ttl.map(duration),
         max_ttl: limits.max_ttl.map(duration),
         placement: placement.into(),
@@ -115,7 +129,15 @@ pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Bluepr
         max_builds: limits.max_builds.map(count),
         leases_per_owner: limits.leases_per_owner.map(count),
         exclusive_by: limits.exclusive_by.clone(),
+        max_age: upkeep.max_age.map(duration),
+        max_uses: upkeep.max_uses.map_or(0, count),
+        scale_ahead: upkeep.scale_ahead.map(|ahead| ahead.to_string()).unwrap_or_default(),
+        scale_ahead_max: upkeep.scale_ahead_max.map_or(0, count),
+        shrink_delay: upkeep.shrink_delay.map(duration),
+        max_growth: upkeep.max_growth.map_or(0, count),
+        ready_attributes: upkeep.ready_attributes.clone(),
     };
+    let problem = pause_of(&blueprint, now).unwrap_or_default();
     v1::Blueprint {
         id: blueprint.id.into(),
         name: blueprint.name,
@@ -124,7 +146,7 @@ pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Bluepr
         config: Some(to_struct(&blueprint.config)),
         labels: blueprint.labels,
         enabled: blueprint.enabled,
-        problem: String::new(),
+        problem,
         etag: blueprint.version.to_string(),
         create_time: Some(timestamp(blueprint.create_time)),
         update_time: Some(timestamp(blueprint.update_time)),
@@ -162,6 +184,7 @@ pub(crate) fn outcome(applied: Applied) -> Outcome {
 mod tests {
     use super::*;
     use crate::error::Reason;
+    use crate::model::Breaker;
     use crate::model::id::BlueprintId;
 
     const HOST: Kind = Kind {
@@ -195,11 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_cannot_be_or_come_later_are_refused_by_name() {
+    fn limits_that_cannot_be_are_refused_by_name() {
         let none = v1::BlueprintLimits::default;
         let wrong = [
-            ("min_ready", v1::BlueprintLimits { min_ready: 1, ..none() }),
-            ("idle_ttl", v1::BlueprintLimits { idle_ttl: seconds(60), ..none() }),
+            ("min_ready", v1::BlueprintLimits { min_ready: -1, ..none() }),
+            ("idle_ttl", v1::BlueprintLimits { idle_ttl: seconds(-1), ..none() }),
+            ("max_age", v1::BlueprintLimits { max_age: seconds(0), ..none() }),
+            ("max_uses", v1::BlueprintLimits { max_uses: -1, ..none() }),
+            ("scale_ahead", v1::BlueprintLimits { scale_ahead: "half".to_owned(), ..none() }),
+            ("max_growth", v1::BlueprintLimits { max_growth: -1, ..none() }),
             ("max_resources", v1::BlueprintLimits { max_resources: Some(0), ..none() }),
             ("leases_per_resource", v1::BlueprintLimits { leases_per_resource: Some(-1), ..none() }),
             ("default_ttl", v1::BlueprintLimits { default_ttl: seconds(0), ..none() }),
@@ -207,14 +234,13 @@ mod tests {
             ("placement", v1::BlueprintLimits { placement: 9, ..none() }),
         ];
         for (field, limits) in wrong {
-            let error = draft(with(limits), Some(&STORAGE)).unwrap_err();
+            let error = draft(with(limits)).unwrap_err();
             assert_eq!(error.reason, Reason::InvalidArgument);
             assert!(error.message.contains(field), "{field}: {error}");
         }
         let zero = v1::BlueprintLimits { idle_ttl: seconds(0), ..none() };
-        assert!(draft(with(zero.clone()), Some(&STORAGE)).is_ok());
-        assert!(draft(with(zero), Some(&HOST)).unwrap_err().message.contains("later release"));
-        assert!(draft(v1::Blueprint::default(), None).unwrap_err().message.contains("blueprint.name"));
+        assert_eq!(draft(with(zero)).unwrap().limits.upkeep.idle_ttl, Some(0));
+        assert!(draft(v1::Blueprint::default()).unwrap_err().message.contains("blueprint.name"));
     }
 
     #[test]
@@ -224,9 +250,18 @@ mod tests {
             default_ttl: seconds(60),
             placement: 2,
             rank: 7,
+            min_ready: 2,
+            idle_ttl: seconds(600),
+            max_age: seconds(86_400),
+            max_uses: 9,
+            scale_ahead: "50%".to_owned(),
+            scale_ahead_max: 4,
+            shrink_delay: seconds(60),
+            max_growth: 10,
+            ready_attributes: [("quota".to_owned(), "1GiB".to_owned())].into(),
             ..v1::BlueprintLimits::default()
         };
-        let draft = draft(with(limits.clone()), Some(&STORAGE)).unwrap();
+        let draft = draft(with(limits.clone())).unwrap();
         let now = 1_000_000;
         let made = Blueprint {
             id: BlueprintId::new(now),
@@ -237,14 +272,21 @@ mod tests {
             labels: draft.labels,
             enabled: true,
             limits: draft.limits,
+            breaker: Breaker::default(),
             create_time: now,
             update_time: now,
             version: 1,
         };
-        let shown = blueprint(made.clone(), Some(&STORAGE));
+        let shown = blueprint(made.clone(), Some(&STORAGE), now);
         assert_eq!(shown.limits, Some(limits));
         assert_eq!((shown.etag.as_str(), shown.enabled), ("1", true));
+        let breaker = Breaker { failures: 3, until: Some(now), error: "no route".to_owned(), ..Breaker::default() };
+        let paused = blueprint(Blueprint { breaker, ..made.clone() }, Some(&STORAGE), now - 1);
+        assert_eq!(
+            paused.problem,
+            "paused until 1970-01-01T00:00:01Z: 3 builds in a row have failed, the last: no route"
+        );
         let plain = Blueprint { limits: Limits::default(), ..made };
-        assert_eq!(blueprint(plain, Some(&HOST)).limits.unwrap().rank, -10);
+        assert_eq!(blueprint(plain, Some(&HOST), now).limits.unwrap().rank, -10);
     }
 }

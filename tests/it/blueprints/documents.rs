@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use drydock::blueprint::document::{parse, render};
-use drydock::model::Placement;
+use drydock::model::{Placement, ScaleAhead};
 use serde_json::json;
 
 #[test]
 fn the_example_and_several_documents_are_read_and_written() {
     let text = concat!(
         include_str!("../../../examples/sandcastle.yaml"),
-        "---\nname: ports\nkind: port\nlimits: {placement: spread, rank: -3, idle_ttl: 0s, shared: true}\nconfig: {first: 21000}\n",
+        "---\nname: ports\nkind: port\nlimits: {placement: spread, rank: -3, idle_ttl: 0s, shared: true, min_ready: 2, scale_ahead: 50%, scale_ahead_max: 4, max_age: 1d, max_uses: 7, shrink_delay: 1m, max_growth: 3, ready_attributes: {quota: 1GiB}}\nconfig: {first: 21000}\n",
         "---\n{\"name\": \"disk\", \"kind\": \"storage\"}\n",
     );
     let documents = parse("all.yaml", text).unwrap();
@@ -23,6 +23,14 @@ fn the_example_and_several_documents_are_read_and_written() {
     assert_eq!((documents[1].limits.placement, documents[1].limits.rank), (Some(Placement::Spread), Some(-3)));
     assert_eq!((documents[1].limits.idle_ttl, documents[1].limits.shared), (Some(Duration::ZERO), Some(true)));
     assert_eq!(documents[1].config["first"], 21000);
+    let limits = &documents[1].limits;
+    assert_eq!(
+        (limits.min_ready, limits.scale_ahead, limits.scale_ahead_max),
+        (Some(2), ScaleAhead::parse("50%"), Some(4))
+    );
+    assert_eq!((limits.max_age, limits.max_uses), (Some(Duration::from_hours(24)), Some(7)));
+    assert_eq!((limits.shrink_delay, limits.max_growth), (Some(Duration::from_mins(1)), Some(3)));
+    assert_eq!(limits.ready_attributes["quota"], "1GiB");
     assert_eq!(documents[2].config, json!({}));
     for document in documents {
         assert_eq!(parse("again", &render(&document).unwrap()).unwrap(), [document]);
@@ -48,6 +56,7 @@ fn mistakes_have_their_line_and_column() {
         ("name: a\nkind: port\nlabel: {}\n", "f:3:1: label: unknown key, did you mean \"labels\"?"),
         ("name: A b\nkind: port\n", "f:1:1: name: \"A b\" is no name"),
         ("name: a\nkind: port\nlimits: {max_resources: x}\n", "f:3:10: limits.max_resources: must be a whole number"),
+        ("name: a\nkind: port\nlimits: {scale_ahead: half}\n", "f:3:10: limits.scale_ahead: must be a count such as 3"),
         (
             "name: a\nkind: port\nlimits:\n  idle_tll: 0s\n",
             "f:4:3: limits.idle_tll: unknown key, did you mean \"idle_ttl\"?",

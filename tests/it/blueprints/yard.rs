@@ -13,7 +13,7 @@ use drydock::host::local::LocalHost;
 use drydock::host::{Host, Place};
 use drydock::model::id::{BlueprintId, LeaseId, ResourceId};
 use drydock::model::slot::Slot;
-use drydock::model::{Blueprint, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap};
+use drydock::model::{Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -141,6 +141,10 @@ impl Yard {
             end_time: None,
             permanent: false,
             torn_down: false,
+            warm: false,
+            uses: 0,
+            idle_since: None,
+            abandoned: false,
             version: 1,
         };
         let spec = LeaseSpec { resource_type: resource_type.clone(), attributes, ..LeaseSpec::default() };
@@ -156,6 +160,7 @@ impl Yard {
                 labels: StringMap::new(),
                 enabled: true,
                 limits: Limits::default(),
+                breaker: Breaker::default(),
                 create_time: NOW,
                 update_time: NOW,
                 version: 1,

@@ -11,7 +11,7 @@ use super::invariants;
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
 
 /// A stock of one that stays: it is built once and then leased in turn.
-pub(super) fn lasting(world: &Arc<World>, name: &'static str, resources: i64, leases: i64) -> TestKind {
+pub(crate) fn lasting(world: &Arc<World>, name: &'static str, resources: i64, leases: i64) -> TestKind {
     TestKind::new(world, name).limit(resources).with(|kind| {
         kind.stays = true;
         kind.leases_per_resource = leases;
@@ -19,7 +19,7 @@ pub(super) fn lasting(world: &Arc<World>, name: &'static str, resources: i64, le
 }
 
 /// Takes a kind's resources down, for those that stay.
-pub(super) async fn take_down(bench: &Bench, of: &str) {
+pub(crate) async fn take_down(bench: &Bench, of: &str) {
     for resource in bench.resources(of).await {
         eventually("nobody has it any more", async || {
             bench.engine().release_resource(&admin(), resource.id.as_str(), false, None).await.ok()

@@ -23,7 +23,7 @@ const BREACHES: &[(&str, &str)] = &[
     (
         "a PARKED task has a timer, or a wait, or belongs to something ACTIVE",
         "SELECT t.id || ' of ' || t.subject AS breach FROM task t WHERE t.state = 'PARKED' AND t.run_at IS NULL \
-         AND NOT EXISTS (SELECT 1 FROM wait w WHERE w.task_id = t.id) \
+         AND NOT EXISTS (SELECT 1 FROM wait w WHERE w.task_id = t.id) AND t.subject NOT LIKE 'bp_%' \
          AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = t.subject AND l.state = 'ACTIVE') \
          AND NOT EXISTS (SELECT 1 FROM resource r WHERE r.id = t.subject AND r.state = 'ACTIVE')",
     ),

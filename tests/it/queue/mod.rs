@@ -3,7 +3,7 @@
 
 mod asking;
 mod calls;
-mod capacity;
+pub(crate) mod capacity;
 mod cascades;
 mod choice;
 mod ending;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use drydock::clock::ManualClock;
 use drydock::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
-use drydock::model::{Blueprint, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task};
+use drydock::model::{
+    Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task,
+};
 use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Scope, Store};
 use serde_json::json;
 
@@ -64,6 +66,10 @@ pub(crate) fn resource() -> Resource {
         end_time: None,
         permanent: false,
         torn_down: false,
+        warm: false,
+        uses: 0,
+        idle_since: None,
+        abandoned: false,
         version: 1,
     }
 }
@@ -79,6 +85,7 @@ pub(crate) fn blueprint(name: &str) -> Blueprint {
         labels: StringMap::new(),
         enabled: true,
         limits: Limits::default(),
+        breaker: Breaker::default(),
         create_time: NOON,
         update_time: NOON,
         version: 1,
