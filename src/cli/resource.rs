@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Globals;
 use super::acquire::present;
-use super::connect::{soon, within};
+use super::connect::{Daemon, soon, within};
 use super::exit::{FAILURE, OK, Result};
 use super::output::{self, Format};
 use super::words;
@@ -71,24 +71,22 @@ pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
     let mut client = daemon.resources();
     let resource = match command {
         Resource::List { all, filter, limit } => {
-            // What cannot be cleaned up still holds its slots.
-            let live = "(state = PENDING OR state = ACTIVE OR (state != DESTROYED AND cleanup_failures > 0))";
-            let filter = match (all, filter.as_str()) {
-                (true, filter) => filter.to_owned(),
-                (false, "") => live.to_owned(),
-                (false, filter) => format!("{live} AND ({filter})"),
+            let of = |state: &str| match filter.as_str() {
+                "" => state.to_owned(),
+                filter => format!("{state} AND ({filter})"),
             };
-            let mut list = v1::ListResourcesResponse::default();
-            loop {
-                let page_token = std::mem::take(&mut list.next_page_token);
-                let request = v1::ListResourcesRequest { page_size: PAGE, page_token, filter: filter.clone() };
-                let page = client.list_resources(soon(request)).await?.into_inner();
-                list.resources.extend(page.resources);
-                list.next_page_token = page.next_page_token;
-                if output::enough(&mut list.resources, limit, &mut list.next_page_token) {
-                    break;
-                }
+            if all {
+                let list = listed(&daemon, filter, limit).await?;
+                output::list(globals.output, &list)?;
+                return Ok(OK);
             }
+            let live = of("state != RELEASED AND state != BROKEN AND state != DESTROYED");
+            let mut list = listed(&daemon, live, limit).await?;
+            // What cannot be cleaned up still holds its slots.
+            let stuck = "state != PENDING AND state != ACTIVE AND state != DESTROYED AND cleanup_failures > 0";
+            list.resources.extend(listed(&daemon, of(stuck), limit).await?.resources);
+            list.resources.sort_by(|a, b| b.id.cmp(&a.id));
+            output::enough(&mut list.resources, limit, &mut list.next_page_token);
             output::list(globals.output, &list)?;
             return Ok(OK);
         }
@@ -117,6 +115,21 @@ pub async fn run(globals: &Globals, command: Resource) -> Result<u8> {
     };
     output::object(globals.output, &present(resource)?)?;
     Ok(OK)
+}
+
+/// Resources that a filter takes, newest first, at most `limit`; 0 is all.
+async fn listed(daemon: &Daemon, filter: String, limit: usize) -> Result<v1::ListResourcesResponse> {
+    let mut list = v1::ListResourcesResponse::default();
+    loop {
+        let page_token = std::mem::take(&mut list.next_page_token);
+        let request = v1::ListResourcesRequest { page_size: PAGE, page_token, filter: filter.clone() };
+        let page = daemon.resources().list_resources(soon(request)).await?.into_inner();
+        list.resources.extend(page.resources);
+        list.next_page_token = page.next_page_token;
+        if output::enough(&mut list.resources, limit, &mut list.next_page_token) {
+            return Ok(list);
+        }
+    }
 }
 
 /// Prints what a check has found.

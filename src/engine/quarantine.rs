@@ -4,12 +4,14 @@
 use super::narrate::Told;
 use crate::error::Result;
 use crate::model::id::{LeaseId, Subject};
-use crate::model::{Lease, LeaseState, Resource};
+use crate::model::{Lease, LeaseState, Resource, ResourceState};
 use crate::store::Tx;
 
-/// Gives up the clean-up of a resource that has ended, and of the leases that are left on it.
+/// Gives up the clean-up of a resource that has ended, and of the leases that are left on it. One whose clean-up has not
+/// failed yet is not given up: whoever says force twice means nothing by it.
 pub(super) async fn give_up_resource(tx: &mut Tx, resource: &Resource, actor: &str) -> Result<()> {
-    if resource.state.is_live() || resource.state == crate::model::ResourceState::Destroyed || resource.abandoned {
+    let over = resource.state.is_live() || resource.state == ResourceState::Destroyed;
+    if over || resource.abandoned || resource.cleanup_failures == 0 {
         return Ok(());
     }
     tx.abandon(&Subject::from(resource.id.clone())).await?;
@@ -21,8 +23,7 @@ pub(super) async fn give_up_resource(tx: &mut Tx, resource: &Resource, actor: &s
     Ok(())
 }
 
-/// Gives up the clean-up of a lease that has ended.
-pub(super) async fn give_up_lease(tx: &mut Tx, lease: &Lease, actor: &str) -> Result<()> {
+async fn give_up_lease(tx: &mut Tx, lease: &Lease, actor: &str) -> Result<()> {
     if !matches!(lease.state, LeaseState::Released | LeaseState::Broken) || lease.cleaned || lease.abandoned {
         return Ok(());
     }
@@ -31,9 +32,15 @@ pub(super) async fn give_up_lease(tx: &mut Tx, lease: &Lease, actor: &str) -> Re
     tx.event(told.of_lease(lease, &[])).await
 }
 
-/// As it is now, after [`give_up_lease`].
+/// Gives up the clean-up of a lease that has ended, when one has failed on its resource; the lease as it is then.
 pub(super) async fn give_up_by_id(tx: &mut Tx, id: &LeaseId, actor: &str) -> Result<Lease> {
     let lease = tx.get_lease(id).await?;
-    give_up_lease(tx, &lease, actor).await?;
+    let resource = match &lease.resource_id {
+        Some(resource) => tx.find_resource(resource).await?,
+        None => None,
+    };
+    if resource.is_some_and(|resource| resource.cleanup_failures > 0) {
+        give_up_lease(tx, &lease, actor).await?;
+    }
     tx.get_lease(id).await
 }

@@ -18,13 +18,13 @@ async fn a_resource_that_cannot_be_taken_down_is_given_up_by_force() {
     let lease = hold(&bench, &admin(), ask("box")).await;
     let next = bench.queue(ask("box")).await;
     bench.release(&lease).await;
-    for _ in 0..3 {
-        bench.idle().await;
+    let stuck = eventually("it is counted and shown", async || {
+        settled(&bench).await;
         bench.turn_when_idle().await;
-    }
-    settled(&bench).await;
-    let stuck = bench.resources("box").await.remove(0);
-    assert!(stuck.cleanup_failures >= 2 && stuck.problem.contains("keeps its slots"), "{stuck:?}");
+        bench.resources("box").await.into_iter().find(|stuck| stuck.cleanup_failures >= 2)
+    })
+    .await;
+    assert!(stuck.problem.contains("keeps its slots"), "{stuck:?}");
     assert_eq!(bench.state(&next).await, LeaseState::Pending);
     let release = async |force| {
         bench.engine().release_resource(&admin(), stuck.id.as_str(), force, None).await.unwrap();

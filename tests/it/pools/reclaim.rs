@@ -63,9 +63,9 @@ async fn two_types_that_alternate_on_one_place_build_no_more_often_than_every_th
         TestKind::new(&world, "host").limit(1).with(|kind| kind.stays = true),
     ];
     let bench = Bench::start(2, Arc::clone(&world), kinds).await;
-    // Each wants its turn every ten seconds, for 20 minutes; who waits for more than a minute gives up.
+    // Each wants its turn every twenty seconds, for 20 minutes; who waits for more than a minute gives up.
     let (mut served, mut waiting) = (0, Vec::new());
-    for turn in 0..120 {
+    for turn in 0..60 {
         let of = if turn % 2 == 0 { "left" } else { "right" };
         let patience = Some(Duration::from_mins(1));
         let lease = bench.queue(drydock::engine::Acquire { queue_timeout: patience, ..ask(of) }).await;
@@ -84,13 +84,13 @@ async fn two_types_that_alternate_on_one_place_build_no_more_often_than_every_th
             }
         }
         waiting = left;
-        pass(&bench, Duration::from_secs(10)).await;
+        pass(&bench, Duration::from_secs(20)).await;
     }
     let mut reader = invariants::reader(&bench.database()).await;
     let row = sqlx::query("SELECT count(*) AS n FROM resource WHERE state_reason = 'RECLAIMED'");
     let reclaimed: i64 = sqlx::Row::get(&row.fetch_one(&mut reader).await.unwrap(), "n");
     assert!((4..=6).contains(&reclaimed), "{reclaimed} were taken down in 20 minutes");
-    assert!(served >= 50, "{served} of 120 were served at once");
+    assert!(served >= 25, "{served} of 60 were served at once");
     assert_eq!(world.calls(Phase::Build, "host").len(), 1);
     invariants::assert_hold(&bench.database()).await;
     for lease in waiting {
