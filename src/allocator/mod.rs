@@ -6,6 +6,7 @@
 //! [`plan`] decides and explains at once: the verdicts are those the decision was made with.
 
 mod capacity;
+pub mod eta;
 mod verdict;
 
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Acquire, Caller, Engine};
+use crate::allocator::eta::Eta;
 use crate::allocator::{self, Decision, Plan, Verdict};
 use crate::error::{Reason, Result};
 use crate::model::id::{LeaseId, ResourceId};
@@ -24,6 +25,8 @@ pub struct Explanation {
     pub waiting: Option<Waiting>,
     /// 1 is next; only while it would queue.
     pub queue_position: Option<i64>,
+    /// Until it is ACTIVE; only when enough is known.
+    pub eta: Option<Eta>,
     /// In the order tried.
     pub verdicts: Vec<Verdict>,
     /// What would let it go on, best first.
@@ -49,7 +52,8 @@ impl Engine {
             },
         };
         if lease.state != LeaseState::Pending {
-            return Ok(Explanation { waiting: lease.waiting, ..Explanation::default() });
+            let view = self.view(lease).await?;
+            return Ok(Explanation { waiting: view.lease.waiting, eta: view.eta, ..Explanation::default() });
         }
         let view = self.store.pool_view(&lease).await?;
         let mut decision = allocator::plan(&lease, &view, &self.rules());
@@ -58,6 +62,7 @@ impl Engine {
         }
         let queues = matches!(decision.plan, Plan::Park);
         let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
+        let eta = self.eta_of_plan(&lease, &decision, position).await?;
         let never_reason = match decision.plan {
             Plan::Gone => format!("no blueprint that could make this {} is left", lease.spec.resource_type),
             _ => String::new(),
@@ -66,6 +71,7 @@ impl Engine {
             remedies: remedies(caller, &lease, &decision),
             waiting: decision.waiting,
             queue_position: position,
+            eta,
             verdicts: decision.verdicts,
             never_reason,
         })

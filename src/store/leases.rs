@@ -161,6 +161,7 @@ impl Tx {
         .bind(lease.max_ttl)
         .bind(lease.create_time);
         self.execute(statement).await?;
+        self.counts().served(lease);
         let task = super::queue::NewTask {
             id: TaskId::new(self.now()),
             subject: lease.id.clone().into(),
@@ -202,6 +203,7 @@ impl Tx {
             return Err(stale(after.id.as_str()));
         }
         if moved {
+            self.counts().served(after);
             self.wake(after.id.as_str()).await?;
             if after.state.has_ended() && before.state.is_live() {
                 self.hurry(&Subject::from(after.id.clone()), BAND_FREEING).await?;

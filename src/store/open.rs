@@ -17,8 +17,11 @@ use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// In the order of their numbers; one that was released is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "keel", include_str!("migrations/0001_keel.sql")), (2, "found", include_str!("migrations/0002_found.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "keel", include_str!("migrations/0001_keel.sql")),
+    (2, "found", include_str!("migrations/0002_found.sql")),
+    (7, "watchtower", include_str!("migrations/0007_watchtower.sql")),
+];
 
 impl Store {
     /// Opens the database, made when missing, and brings it to this version.
@@ -33,11 +36,24 @@ impl Store {
         let readers = Arc::new(Readers::new(location.path.clone(), Arc::clone(&statements)));
         let (news, _) = broadcast::channel(4096);
         let idle = Arc::new(Idle::default());
-        let writer = writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle))?;
+        let metrics = Arc::new(crate::metrics::Metrics::new());
+        let writer =
+            writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle), Arc::clone(&metrics))?;
         let operations = AtomicU64::new(0);
         let along = OnceLock::new();
         Ok(Self {
-            inner: Arc::new(Inner { readers, writer, news, idle, along, clock, statements, operations, _lock: lock }),
+            inner: Arc::new(Inner {
+                readers,
+                writer,
+                news,
+                idle,
+                along,
+                clock,
+                statements,
+                operations,
+                metrics,
+                _lock: lock,
+            }),
         })
     }
 }

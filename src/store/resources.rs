@@ -183,6 +183,7 @@ impl Tx {
             return Err(stale(after.id.as_str()));
         }
         if moved {
+            self.counts().built(after);
             self.wake(after.id.as_str()).await?;
             if before.state.is_live() && !after.state.is_live() {
                 self.hurry(&Subject::from(after.id.clone()), BAND_FREEING).await?;
