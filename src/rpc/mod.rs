@@ -28,6 +28,7 @@ mod services;
 mod socket;
 mod system;
 mod task;
+mod traces;
 mod watch;
 
 use std::future::Future;

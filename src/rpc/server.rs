@@ -21,6 +21,7 @@ use super::scrape;
 use super::services::services;
 use super::socket::{self, Name};
 use super::tokens::{Tokens, TokensError};
+use super::traces::Traces;
 use crate::blueprint::Registry;
 use crate::blueprint::remote_host::{OverSsh, RemoteHost};
 use crate::clock::SystemClock;
@@ -83,8 +84,12 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     kinds.push(Arc::new(boxes));
     let engine = Engine::start(&of_engine(&settings)?, Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
+    let traces = Traces::start(&settings, &engine)?;
     let result = doors.serve(&engine, &links, ready, &shutdown).await;
     engine.stop().await;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     links.close().await;
     result
 }

@@ -22,6 +22,7 @@ mod rpc;
 mod sftp;
 mod ssh;
 mod store;
+mod telemetry;
 mod tidy;
 mod traces;
 mod web_servers;
