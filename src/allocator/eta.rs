@@ -147,7 +147,9 @@ fn remaining(mut took: Vec<Micros>, elapsed: Micros, what: &str) -> Option<Eta> 
     if took.len() < FEWEST {
         return None;
     }
-    took.iter_mut().for_each(|took| *took = (*took).max(0));
+    for took in &mut took {
+        *took = (*took).max(0);
+    }
     let count = took.len();
     let (middle, most) = (quantile(&mut took.clone(), 50), quantile(&mut took, 90));
     let mut left: Vec<Micros> = took.iter().filter(|took| **took > elapsed).map(|took| took - elapsed).collect();

@@ -15,6 +15,8 @@ use crate::model::pool::Turn;
 
 /// How long an outlook holds.
 pub(super) const HOLDS: Micros = 1_000_000;
+/// How long one holds that knows nothing: whoever just got a place may be what was missing.
+const UNKNOWN_HOLDS: Micros = 100_000;
 /// So many leases of a pool are looked at anew while an outlook holds: each costs some milliseconds.
 const LOOKS: u32 = 64;
 
@@ -47,7 +49,8 @@ impl Engine {
         // Whoever comes while it is made waits for it rather than make another.
         let mut current = slot.lock().await;
         let now = self.clock.now();
-        if current.at != 0 && (0..HOLDS).contains(&(now - current.at)) {
+        let holds = if current.forecast.is_some() { HOLDS } else { UNKNOWN_HOLDS };
+        if current.at != 0 && (0..holds).contains(&(now - current.at)) {
             return Ok(Arc::clone(&current));
         }
         let history = self.store.pool_history(resource_type).await?;

@@ -204,6 +204,7 @@ impl HttpBody for MeteredBody {
 mod tests {
     use std::convert::Infallible;
 
+    use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -220,7 +221,6 @@ mod tests {
             };
             Ok::<_, Infallible>(answer)
         }));
-        use http_body_util::BodyExt as _;
         let answer = service.oneshot(Request::builder().uri(path).body(Body::empty()).unwrap()).await.unwrap();
         if read {
             let _ = answer.into_body().collect().await;

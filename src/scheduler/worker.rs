@@ -179,13 +179,13 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
     let outcome = match kept {
         Ok(outcome) => outcome,
         // Its commit may be under way, and what that claims would be nobody's: as long as the claim is ours, it may end.
-        Err(left) => match tokio::time::timeout(left, step).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
+        Err(left) => {
+            let Ok(outcome) = tokio::time::timeout(left, step).await else {
                 taken::tell(scheduler, held, begun, &Ok(Committed::FenceLost));
                 return None;
-            }
-        },
+            };
+            outcome
+        }
     };
     taken::tell(scheduler, held, begun, &outcome);
     match outcome {

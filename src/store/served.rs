@@ -109,3 +109,34 @@ pub(super) const WORKER: &str =
     "SELECT details FROM event WHERE subject = $1 AND kind = 'lease.activated' ORDER BY seq DESC LIMIT 1";
 pub(super) const FAILED: &str = "SELECT count(*) AS n FROM \
      (SELECT kind FROM event WHERE root_id = $1 ORDER BY seq LIMIT 2000) AS story WHERE kind = 'resource.failed'";
+
+#[cfg(test)]
+mod tests {
+    use super::super::gauges;
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::store::Location;
+
+    #[tokio::test]
+    async fn what_is_read_for_estimates_and_metrics_is_found_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drydock.db");
+        let store = Store::open(&Location { path: path.clone() }, ManualClock::at(7)).await.unwrap();
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let estimates = [LATELY, HOLDERS, BUILT_FOR, WAITERS, WORKER, FAILED];
+        let metrics = [gauges::LEASES, gauges::RESOURCES, gauges::QUEUES, gauges::TASKS, gauges::LEAKED];
+        for text in estimates.iter().chain(&metrics) {
+            let mut prepared = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+            let mut rows = prepared.raw_query();
+            while let Some(row) = rows.next().unwrap() {
+                let step: String = row.get("detail").unwrap();
+                let table =
+                    ["lease", "resource", "task", "event", "l", "r"].iter().any(|it| step == format!("SCAN {it}"));
+                assert!(!table, "{step} in {text}");
+            }
+        }
+        assert_eq!(store.pool_history("host").await.unwrap(), PoolHistory::default());
+        let gauges = store.gauges().await.unwrap();
+        assert!(gauges.store_up && gauges.leases.is_empty() && gauges.leaked.resources == 0, "{gauges:?}");
+    }
+}

@@ -37,7 +37,7 @@ impl Lifetimes {
     }
 
     /// A lifetime, given that it has lasted to `age`; `fraction` is drawn evenly between 0 and 1.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "times of centuries still fit")]
+    #[expect(clippy::cast_possible_truncation, reason = "times of centuries still fit")]
     pub(super) fn draw(&self, age: Micros, fraction: f64) -> Micros {
         let lasting = self.lasting(age);
         let target = lasting * fraction;
@@ -46,13 +46,11 @@ impl Lifetimes {
             return beyond(age, fraction);
         }
         let index = self.steps.partition_point(|(_, share)| *share > target);
-        match self.steps.get(index) {
-            Some((time, _)) => (*time).max(age),
-            None => {
-                let (last, share) = self.steps.last().copied().unwrap_or((0, 1.0));
-                beyond(last.max(age), target / share.min(lasting))
-            }
+        if let Some((time, _)) = self.steps.get(index) {
+            return (*time).max(age);
         }
+        let (last, share) = self.steps.last().copied().unwrap_or((0, 1.0));
+        beyond(last.max(age), target / share.min(lasting))
     }
 
     /// The median; `None` when fewer than half have come to an end.

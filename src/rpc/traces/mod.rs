@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::trace::Event as SpanEvent;
-use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor as _};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor as _};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -119,6 +119,12 @@ impl Follower {
         self.store.metrics()
     }
 
+    fn export(&self, span: Option<SpanData>) {
+        if let Some(span) = span {
+            self.processor.on_end(span);
+        }
+    }
+
     async fn take(&mut self, event: &Event) -> Result<()> {
         let (Some(subject), Some((noun, verb))) = (event.subjects.first(), event.kind.split_once('.')) else {
             return Ok(());
@@ -136,14 +142,14 @@ impl Follower {
                 let said = self.said.remove(subject).unwrap_or_default();
                 // What ends after it was ACTIVE has had its span.
                 if verb == "activated" || lease.active_time.is_none() {
-                    spans::lease(&lease, said).into_iter().for_each(|span| self.processor.on_end(span));
+                    self.export(spans::lease(&lease, said));
                 }
             }
         } else if ends && let Some(id) = ResourceId::parse(subject) {
             if let Some(resource) = self.store.find_resource(&id).await? {
                 let said = self.said.remove(subject).unwrap_or_default();
                 if verb == "activated" || resource.active_time.is_none() {
-                    spans::resource(&resource, said).into_iter().for_each(|span| self.processor.on_end(span));
+                    self.export(spans::resource(&resource, said));
                 }
             }
         } else if verb == "destroyed" {
@@ -151,7 +157,7 @@ impl Follower {
             if let Some(id) = LeaseId::parse(subject)
                 && let Some(lease) = self.store.find_lease(&id).await?
             {
-                spans::clean_up(&lease, said).into_iter().for_each(|span| self.processor.on_end(span));
+                self.export(spans::clean_up(&lease, said));
             }
         }
         Ok(())

@@ -37,7 +37,7 @@ fn time(micros: Micros) -> SystemTime {
     UNIX_EPOCH + duration(micros)
 }
 
-fn word(key: &'static str, value: impl ToString) -> KeyValue {
+fn word(key: &'static str, value: &(impl ToString + ?Sized)) -> KeyValue {
     KeyValue::new(key, value.to_string())
 }
 

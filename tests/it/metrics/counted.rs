@@ -7,7 +7,7 @@ use std::time::Duration;
 use drydock::model::LeaseState;
 use drydock::store::Scope;
 
-use super::samples;
+use super::{samples, whole};
 use crate::queue::kit::{Bench, Fate, Phase, TestKind, World, ask, eventually};
 
 async fn read(bench: &Bench) -> BTreeMap<String, f64> {
@@ -37,7 +37,7 @@ async fn a_clean_up_that_fails_leaks_until_it_works() {
         (of(&read, r#"drydock_cleanup_failures_total{of="resource"}"#) >= 1.0).then_some(read)
     })
     .await;
-    assert_eq!(of(&leaks, "drydock_leaked_resources") as i64, 1, "{leaks:?}");
+    assert_eq!(whole(of(&leaks, "drydock_leaked_resources")), 1, "{leaks:?}");
     let before = of(&leaks, "drydock_leaked_seconds");
     bench.clock.advance(Duration::from_secs(90));
     let later = eventually("time has passed", async || {
@@ -67,15 +67,15 @@ async fn the_queue_has_a_depth_and_an_age() {
     bench.idle().await;
     bench.clock.advance(Duration::from_secs(60));
     let now = read(&bench).await;
-    assert_eq!(of(&now, r#"drydock_queue_depth{resource_type="box"}"#) as i64, 2, "{now:?}");
-    assert_eq!(of(&now, r#"drydock_queue_oldest_seconds{resource_type="box"}"#) as i64, 60, "{now:?}");
-    assert_eq!(of(&now, r#"drydock_leases{resource_type="box",state="PENDING"}"#) as i64, 2, "{now:?}");
+    assert_eq!(whole(of(&now, r#"drydock_queue_depth{resource_type="box"}"#)), 2, "{now:?}");
+    assert_eq!(whole(of(&now, r#"drydock_queue_oldest_seconds{resource_type="box"}"#)), 60, "{now:?}");
+    assert_eq!(whole(of(&now, r#"drydock_leases{resource_type="box",state="PENDING"}"#)), 2, "{now:?}");
     assert!(of(&now, "drydock_empty_claims_total") >= 1.0, "workers look before they wait: {now:?}");
     for lease in &leases {
         bench.release(lease).await;
     }
     bench.assert_nothing_left().await;
-    assert_eq!(of(&read(&bench).await, r#"drydock_queue_depth{resource_type="box"}"#) as i64, 0);
+    assert_eq!(whole(of(&read(&bench).await, r#"drydock_queue_depth{resource_type="box"}"#)), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,11 +89,11 @@ async fn claims_of_the_dead_and_poison_are_counted() {
         bench.restart(0).await;
         let now = read(&bench).await;
         if death < drydock::model::task::MAX_CRASHES {
-            assert_eq!(of(&now, "drydock_claims_taken_over_total") as i64, 1, "{now:?}");
-            assert_eq!(of(&now, r#"drydock_wakes_total{cause="start"}"#) as i64, 1, "{now:?}");
+            assert_eq!(whole(of(&now, "drydock_claims_taken_over_total")), 1, "{now:?}");
+            assert_eq!(whole(of(&now, r#"drydock_wakes_total{cause="start"}"#)), 1, "{now:?}");
         } else {
-            assert_eq!(of(&now, "drydock_poisoned_tasks_total") as i64, 1, "{now:?}");
-            assert_eq!(of(&now, r#"drydock_tasks{state="DEAD"}"#) as i64, 1, "{now:?}");
+            assert_eq!(whole(of(&now, "drydock_poisoned_tasks_total")), 1, "{now:?}");
+            assert_eq!(whole(of(&now, r#"drydock_tasks{state="DEAD"}"#)), 1, "{now:?}");
         }
     }
     assert_eq!(bench.state(&lease).await, LeaseState::Broken);
@@ -109,7 +109,7 @@ async fn a_lapsed_claim_that_only_the_sweep_finds_is_an_alarm() {
     bench.clock.advance(Duration::from_mins(1));
     store.reap(false).await.unwrap();
     let now = read(&bench).await;
-    assert_eq!(of(&now, r#"drydock_wakes_total{cause="sweep"}"#) as i64, 1, "{now:?}");
-    assert_eq!(of(&now, r#"drydock_wakes_total{cause="start"}"#) as i64, 0, "{now:?}");
+    assert_eq!(whole(of(&now, r#"drydock_wakes_total{cause="sweep"}"#)), 1, "{now:?}");
+    assert_eq!(whole(of(&now, r#"drydock_wakes_total{cause="start"}"#)), 0, "{now:?}");
     assert_eq!(store.renew_claim(&claim).await.unwrap(), None);
 }

@@ -37,3 +37,9 @@ pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
     };
     lines.map(sample).collect()
 }
+
+/// A count.
+#[expect(clippy::cast_possible_truncation, reason = "counts of a test are small")]
+pub(crate) fn whole(value: f64) -> i64 {
+    value as i64
+}

@@ -7,7 +7,7 @@ use drydock::proto::v1::lease::State;
 use drydock::proto::v1::lease_service_client::LeaseServiceClient;
 use drydock::proto::v1::{AcquireLeaseRequest, GetLeaseRequest, ReleaseLeaseRequest, WatchLeaseRequest};
 
-use super::{get, samples};
+use super::{get, samples, whole};
 use crate::harness::{Daemon, settings};
 use crate::queue::kit::eventually;
 
@@ -33,20 +33,20 @@ async fn the_page_shows_what_happened_and_names_nobody() {
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"), "{head}");
     let now = samples(&page);
     let value = |series: &str| *now.get(series).unwrap_or_else(|| panic!("no {series} in\n{page}"));
-    assert_eq!(value("drydock_store_up") as i64, 1);
-    assert_eq!(value(r#"drydock_leases{resource_type="storage",state="ACTIVE"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_leases{resource_type="host",state="ACTIVE"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_resources{blueprint="storage",resource_type="storage",state="ACTIVE"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_lease_wait_seconds_count{blueprint="storage"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_lease_phase_seconds_count{blueprint="storage",phase="build"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_resource_build_seconds_count{blueprint="storage"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_streams_open{method="drydock.v1.LeaseService/WatchLease"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_rpcs_total{method="drydock.v1.LeaseService/AcquireLease",code="OK"}"#) as i64, 1);
-    assert_eq!(value(r#"drydock_rpcs_total{method="drydock.v1.LeaseService/GetLease",code="NOT_FOUND"}"#) as i64, 1);
+    assert_eq!(whole(value("drydock_store_up")), 1);
+    assert_eq!(whole(value(r#"drydock_leases{resource_type="storage",state="ACTIVE"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_leases{resource_type="host",state="ACTIVE"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_resources{blueprint="storage",resource_type="storage",state="ACTIVE"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_lease_wait_seconds_count{blueprint="storage"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_lease_phase_seconds_count{blueprint="storage",phase="build"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_resource_build_seconds_count{blueprint="storage"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_streams_open{method="drydock.v1.LeaseService/WatchLease"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_rpcs_total{method="drydock.v1.LeaseService/AcquireLease",code="OK"}"#)), 1);
+    assert_eq!(whole(value(r#"drydock_rpcs_total{method="drydock.v1.LeaseService/GetLease",code="NOT_FOUND"}"#)), 1);
     assert!(value(r#"drydock_steps_total{of="lease",outcome="done"}"#) >= 1.0);
     assert!(value("drydock_store_commits_total") >= 3.0 && value("drydock_store_batch_operations_count") >= 3.0);
     assert!(value(r#"drydock_wakes_total{cause="event"}"#) >= 2.0);
-    assert_eq!(value(r#"drydock_wakes_total{cause="sweep"}"#) as i64, 0, "a healthy run needs no sweep");
+    assert_eq!(whole(value(r#"drydock_wakes_total{cause="sweep"}"#)), 0, "a healthy run needs no sweep");
     assert!(value("drydock_start_time_seconds") > 1.7e9);
     for word in ["lease_0", "res_0", "alice", "uid:", folder.path().to_str().unwrap()] {
         assert!(!page.contains(word), "{word} is no label:\n{page}");
