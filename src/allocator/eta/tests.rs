@@ -139,3 +139,23 @@ fn a_known_end_and_a_place_ahead_are_taken_into_account() {
     assert!((behind - 2 * last).abs() < SECOND, "{last} {behind}");
     assert_eq!(forecast, queue(now, &turns, &[Held { since: now, ends: None }], POSITIONS + 7).unwrap());
 }
+
+#[test]
+fn what_lasts_still_makes_an_estimate_longer() {
+    let now = 60 * MINUTE;
+    let turn = |began: Micros, gone: Option<Micros>| Turn {
+        blueprint: BlueprintId::from_stored("bp_1".to_owned()),
+        built: None,
+        acquired: began,
+        active: began,
+        gone,
+    };
+    // Six were short; thirty have had their places for an hour.
+    let mut turns: Vec<Turn> = (0..6).map(|_| turn(0, Some(MINUTE))).collect();
+    let held = [Held { since: now, ends: None }];
+    let short = queue(now, &turns, &held, 1).unwrap().at(1).unwrap();
+    assert_eq!(short.p50, MINUTE);
+    turns.extend((0..30).map(|_| turn(0, None)));
+    let long = queue(now, &turns, &held, 1).unwrap().at(1).unwrap();
+    assert!(long.p50 > 60 * MINUTE && long.basis.contains("after an unknown time"), "{long:?}");
+}
