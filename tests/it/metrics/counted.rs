@@ -65,7 +65,7 @@ async fn the_queue_has_a_depth_and_an_age() {
     let leases = [bench.queue(ask("box")).await, bench.queue(ask("box")).await, bench.queue(ask("box")).await];
     bench.reaches(&leases[0], LeaseState::Active).await;
     bench.idle().await;
-    bench.clock.advance(Duration::from_secs(60));
+    bench.clock.advance(Duration::from_mins(1));
     let now = read(&bench).await;
     assert_eq!(whole(of(&now, r#"drydock_queue_depth{resource_type="box"}"#)), 2, "{now:?}");
     assert_eq!(whole(of(&now, r#"drydock_queue_oldest_seconds{resource_type="box"}"#)), 60, "{now:?}");
