@@ -50,6 +50,12 @@ pub struct Flags {
     /// How long ended leases and events are kept [default: 30d].
     #[arg(long, value_name = "D")]
     retention: Option<String>,
+    #[arg(
+        long = "owner",
+        value_name = "LINE",
+        help = "What an owner may have: OWNER [weight=N] [max_leases=N] [max_queued=N]; * is everybody else; may be repeated"
+    )]
+    owners: Vec<String>,
 }
 
 impl Flags {
@@ -69,6 +75,7 @@ impl Flags {
             ("workers", one(&self.workers)),
             ("log_format", one(&self.log_format)),
             ("retention", one(&self.retention)),
+            ("owners", self.owners.clone()),
         ];
         let flags = config::Flags { config: self.config.clone(), values: values.into(), stock_blueprints };
         config::resolve(&flags, &|name| std::env::var(name).ok())

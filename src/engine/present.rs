@@ -3,7 +3,7 @@
 use super::outlook::{HOLDS, Outlook};
 use super::{Engine, LeaseView};
 use crate::allocator::eta::{self, Eta};
-use crate::allocator::{self, Decision, Plan};
+use crate::allocator::{Decision, Plan};
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::id::{LeaseId, ResourceId};
@@ -72,8 +72,7 @@ impl Engine {
         if !outlook.may_look() {
             return Ok(stored());
         }
-        let view = self.store.pool_view(lease).await?;
-        let Some(waiting) = allocator::plan(lease, &view, &self.rules()).waiting else { return Ok(stored()) };
+        let Some(waiting) = self.decision(lease).await?.waiting else { return Ok(stored()) };
         let waiting = self.only_of_owner(&lease.owner, waiting).await?;
         outlook.learn(&lease.id, now, &waiting);
         Ok(Some(waiting))

@@ -106,6 +106,7 @@ fn of_engine(settings: &Settings) -> Result<engine::Settings> {
         stock_blueprints: settings.stock_blueprints,
         machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         address: format!("unix:{}", settings.socket.display()),
+        shares: settings.owners.clone(),
     })
 }
 

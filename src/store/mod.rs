@@ -27,10 +27,12 @@ mod resources;
 mod retention;
 mod row;
 mod served;
+mod shares;
 mod sqlite;
 mod statement;
 mod step;
 mod tx;
+mod waits_for;
 mod writer;
 
 use std::collections::HashSet;
@@ -55,6 +57,7 @@ pub use retention::Purged;
 pub use served::PoolHistory;
 pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
+pub use waits_for::Held;
 
 /// Where a store is opened.
 #[derive(Debug, Clone)]

@@ -20,6 +20,7 @@ use crate::error::{Error, Reason, Result};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "keel", include_str!("migrations/0001_keel.sql")),
     (2, "found", include_str!("migrations/0002_found.sql")),
+    (3, "shares", include_str!("migrations/0003_shares.sql")),
     (7, "watchtower", include_str!("migrations/0007_watchtower.sql")),
 ];
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use drydock::engine::{Acquire, Caller, Settings};
+use drydock::model::Shares;
 use tempfile::TempDir;
 
 /// In memory where the machine has such a folder: these tests are about order, not about disks.
@@ -33,5 +34,6 @@ pub(super) fn settings(folder: &TempDir, workers: usize) -> Settings {
         stock_blueprints: false,
         machine: "test".to_owned(),
         address: "none".to_owned(),
+        shares: Shares::default(),
     }
 }
