@@ -30,6 +30,12 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Loopback TCP addresses, for example `127.0.0.1:7420`; port 0 takes a free one.
     pub listen: Vec<String>,
+    /// The loopback address of the metrics page; off unless given.
+    pub metrics_listen: Option<String>,
+    /// How the daemon's log is written.
+    pub log_format: LogFormat,
+    /// Where traces go, over OTLP; nowhere unless given.
+    pub otlp_endpoint: Option<String>,
     /// `--tokens FILE`; without it, `listen` makes one admin token in `token` in the data folder.
     pub tokens: Option<PathBuf>,
     /// `sqlite:PATH`; default `drydock.db` in the data folder.
@@ -46,6 +52,18 @@ pub struct Settings {
     pub owners: Shares,
     /// This binary, for the supervisor and the built-in web server.
     pub executable: PathBuf,
+}
+
+/// How a log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people on a terminal, else as JSON.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
 }
 
 /// A variable of the environment; passed in, so that tests need not change their own.
@@ -74,10 +92,13 @@ const fn key(name: &'static str, env: &'static str, shape: Shape) -> Key {
     Key { name, env, shape }
 }
 
-const KEYS: [Key; 10] = [
+const KEYS: [Key; 13] = [
     key("data_dir", "DRYDOCK_DATA_DIR", Shape::Path),
     key("socket", "DRYDOCK_SOCKET", Shape::Path),
     key("listen", "DRYDOCK_LISTEN", Shape::List),
+    key("metrics_listen", "DRYDOCK_METRICS_LISTEN", Shape::Text),
+    key("log_format", "DRYDOCK_LOG_FORMAT", Shape::Text),
+    key("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", Shape::Text),
     key("tokens", "DRYDOCK_TOKENS", Shape::Path),
     key("database", "DRYDOCK_DATABASE_URL", Shape::Text),
     key("workers", "DRYDOCK_WORKERS", Shape::Number),
@@ -174,6 +195,9 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
     };
     let socket = take("socket", &beside.join(SOCKET_NAME).display().to_string());
     let listen = take("listen", "");
+    let metrics_listen = take("metrics_listen", "");
+    let log_format = take("log_format", "auto");
+    let otlp_endpoint = take("otlp_endpoint", "");
     let tokens = take("tokens", "");
     let database = take("database", &format!("sqlite:{}", data_dir.join("drydock.db").display()));
     let workers = take("workers", DEFAULT_WORKERS);
@@ -186,6 +210,9 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         data_dir,
         socket: check_socket(&socket)?,
         listen: listen.items.clone(),
+        metrics_listen: metrics_listen.items.first().cloned(),
+        log_format: check_log_format(&log_format)?,
+        otlp_endpoint: otlp_endpoint.items.first().cloned(),
         tokens: tokens.items.first().map(|path| absolute(path)).transpose()?,
         database: check_database(&database)?,
         workers: check_workers(&workers)?,
@@ -306,6 +333,15 @@ fn check_retention(said: &Said) -> Result<Duration> {
     })
 }
 
+fn check_log_format(said: &Said) -> Result<LogFormat> {
+    match first(said) {
+        "auto" => Ok(LogFormat::Auto),
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        other => Err(Error::invalid(format!("log_format {other:?} ({}) is none of auto, json, text", said.origin))),
+    }
+}
+
 fn check_owners(said: &Said) -> Result<Shares> {
     Shares::parse(&said.items).map_err(|why| Error::invalid(format!("owners ({}): {why}", said.origin)))
 }
@@ -378,6 +414,7 @@ mod tests {
             ("database", "postgres://u:secret@h/d", "PostgreSQL is not built yet"),
             ("database", "mysql:x", "sqlite:PATH"),
             ("sweep", "maybe", "neither"),
+            ("log_format", "xml", "none of auto"),
             ("owners", "ci weight=none", "--owners"),
         ] {
             let message = resolve(&flags(&[(name, value)]), &env).unwrap_err().message;

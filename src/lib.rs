@@ -21,6 +21,8 @@
 pub mod clock;
 pub mod error;
 
+pub mod metrics;
+
 pub mod model;
 
 pub mod store;

@@ -7,6 +7,7 @@
 
 mod breaker;
 mod capacity;
+pub mod eta;
 mod gang;
 pub mod gates;
 pub mod reclaim;

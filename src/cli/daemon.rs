@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::exit::{FAILURE, Failure, OK, Result};
 use super::output;
 use super::settings::Flags;
-use crate::config::Settings;
+use crate::config::{LogFormat, Settings};
 use crate::error::{Error, Reason, report};
 use crate::rpc::server::{self, Ready, Shutdown};
 
@@ -24,7 +24,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(5);
 /// 78 for settings that cannot be, or a database of a newer version.
 pub async fn run(flags: &Flags, up: bool) -> Result<u8> {
     let settings = flags.resolve(up)?.settings;
-    log()?;
+    log(settings.log_format)?;
     let shutdown = Shutdown::default();
     let (tell, ready) = oneshot::channel();
     let mut daemon = tokio::spawn(server::run(settings.clone(), tell, shutdown.clone()));
@@ -95,6 +95,9 @@ fn announce(settings: &Settings, ready: &Ready) -> Result<()> {
     for address in &ready.listen {
         let _ = write!(line, "  http://{address}");
     }
+    if let Some(address) = &ready.metrics {
+        let _ = write!(line, "  metrics: http://{address}/metrics");
+    }
     if let Some(file) = &ready.token_file {
         let _ = write!(line, "  token: {}", file.display());
     }
@@ -109,7 +112,7 @@ fn announce(settings: &Settings, ready: &Ready) -> Result<()> {
 ///
 /// # Errors
 /// 78 for a filter that cannot be.
-pub(super) fn log() -> Result<()> {
+pub(super) fn log(format: LogFormat) -> Result<()> {
     let words = ["DRYDOCK_LOG", "RUST_LOG"].into_iter().find_map(|name| {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
         Some((name, value))
@@ -120,7 +123,11 @@ pub(super) fn log() -> Result<()> {
             EnvFilter::try_new(value).map_err(|error| Failure::configuration(format!("{name} {value:?}: {error}")))?
         }
     };
-    let human = std::io::stderr().is_terminal();
+    let human = match format {
+        LogFormat::Auto => std::io::stderr().is_terminal(),
+        LogFormat::Json => false,
+        LogFormat::Text => true,
+    };
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber is refused: the first one, of whoever embeds us, stays.
     let _ = if human { log.compact().try_init() } else { log.json().flatten_event(true).try_init() };

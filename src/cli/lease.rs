@@ -1,6 +1,5 @@
 //! `drydock lease`: acquire, look at, wait for, renew, explain and give back leases.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
@@ -13,7 +12,7 @@ use super::exit::{FAILURE, Failure, OK, Result, TRY_AGAIN, say};
 use super::interrupt::Interrupt;
 use super::output::{self, Format};
 use super::trace::Sink;
-use super::{objects, words};
+use super::{explain, objects, words};
 use crate::proto::v1;
 use crate::proto::v1::lease::State;
 
@@ -184,7 +183,7 @@ pub async fn run(globals: &Globals, command: Lease) -> Result<u8> {
             output::object(globals.output, &lease)?;
             Ok(OK)
         }
-        Lease::Explain { subject, details } => explain(globals, &subject, &details).await,
+        Lease::Explain { subject, details } => explain_lease(globals, &subject, &details).await,
         Lease::Release(args) => release(globals, args).await,
     }
 }
@@ -293,12 +292,13 @@ fn reached(lease: &v1::Lease, until: State) -> Result<u8> {
     Err(Failure::new(TRY_AGAIN, "DEADLINE_EXCEEDED", format!("{} is {state} still", lease.id)))
 }
 
-async fn explain(globals: &Globals, subject: &str, details: &Details) -> Result<u8> {
+async fn explain_lease(globals: &Globals, subject: &str, details: &Details) -> Result<u8> {
     use v1::explain_lease_request::Subject;
-    let subject = if subject == "@" || subject.starts_with("lease_") {
-        Subject::LeaseId(words::lease(subject)?)
+    let (subject, words) = if subject == "@" || subject.starts_with("lease_") {
+        let id = words::lease(subject)?;
+        (Subject::LeaseId(id.clone()), id)
     } else {
-        Subject::Request(details.request(subject, None)?)
+        (Subject::Request(details.request(subject, None)?), format!("a lease on a {subject} as asked for"))
     };
     let daemon = globals.connect().await?;
     let request = v1::ExplainLeaseRequest { subject: Some(subject) };
@@ -308,38 +308,8 @@ async fn explain(globals: &Globals, subject: &str, details: &Details) -> Result<
         output::print(&output::json("ExplainLeaseResponse", &answer, pretty)?)?;
         return Ok(OK);
     }
-    let mut text = String::new();
-    if !answer.never_reason.is_empty() {
-        let _ = writeln!(text, "never: {}", answer.never_reason);
-    }
-    if let Some(waiting) = &answer.waiting {
-        let _ = writeln!(text, "waiting: {}", objects::waiting(waiting));
-    }
-    if !answer.candidates.is_empty() {
-        let rows: Vec<_> = answer.candidates.iter().map(candidate).collect();
-        let _ = writeln!(text, "\n{}", output::table(&["FITS", "BLUEPRINT", "RESOURCE", "REASON", "MESSAGE"], &rows));
-    }
-    for (place, remedy) in answer.remedies.iter().enumerate() {
-        let _ = writeln!(text, "{}- {remedy}", if place == 0 { "\nwhat would help:\n" } else { "" });
-    }
-    let text = text.trim_start_matches('\n');
-    output::print(if text.is_empty() { "nothing stands in its way" } else { text })?;
+    output::print(&explain::page(&words, &answer))?;
     Ok(OK)
-}
-
-fn candidate(candidate: &v1::explain_lease_response::Candidate) -> Vec<String> {
-    let resource = if candidate.resource_id.is_empty() { "(new)" } else { &candidate.resource_id };
-    let mut message = candidate.message.clone();
-    if !candidate.blocked_by.is_empty() {
-        let _ = write!(message, " (held by {})", candidate.blocked_by.join(", "));
-    }
-    vec![
-        if candidate.eligible { "yes" } else { "no" }.to_owned(),
-        candidate.blueprint_name.clone(),
-        resource.to_owned(),
-        candidate.reason.clone(),
-        message,
-    ]
 }
 
 async fn release(globals: &Globals, args: Release) -> Result<u8> {

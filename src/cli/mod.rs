@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod event;
 pub mod exec;
 pub mod exit;
+mod explain;
 pub mod fs;
 pub mod host;
 pub mod httpd;

@@ -82,7 +82,7 @@ pub fn waiting(waiting: &v1::Waiting) -> String {
         let _ = write!(text, ", position {position}");
     }
     if let Some(eta) = &waiting.eta {
-        let _ = write!(text, ", about {}", words::spell(words::span(eta)));
+        let _ = write!(text, ", in about {}", words::spell(words::rounded(words::span(eta))));
     }
     if !waiting.blocked_by.is_empty() {
         let _ = write!(text, ", blocked by {}", waiting.blocked_by.join(", "));
@@ -115,14 +115,7 @@ impl Object for v1::Lease {
     }
 
     fn fields(&self, _now: Micros) -> Vec<(&'static str, String)> {
-        let receipt = self.receipt.as_ref().map(|receipt| {
-            format!(
-                "waited {}, built {}, used {}",
-                span(receipt.waited.as_ref()),
-                span(receipt.built.as_ref()),
-                span(receipt.used.as_ref())
-            )
-        });
+        let receipt = self.receipt.clone().unwrap_or_default();
         vec![
             ("lease", self.id.clone()),
             ("type", self.resource_type.clone()),
@@ -145,13 +138,29 @@ impl Object for v1::Lease {
                 "gives up",
                 if self.active_time.is_some() { String::new() } else { time(self.queue_expire_time.as_ref()) },
             ),
+            ("build began", time(receipt.build_time.as_ref())),
+            ("acquired", time(receipt.acquire_time.as_ref())),
             ("active", time(self.active_time.as_ref())),
             ("expires", time(self.expire_time.as_ref())),
             ("ended", time(self.end_time.as_ref())),
             ("destroyed", time(self.destroy_time.as_ref())),
-            ("receipt", receipt.unwrap_or_default()),
+            ("receipt", took(&receipt)),
+            ("worker", receipt.worker.clone()),
         ]
     }
+}
+
+/// What a lease took so far, in one line.
+fn took(receipt: &v1::Receipt) -> String {
+    let parts = [("waited", &receipt.waited), ("built", &receipt.built), ("used", &receipt.used)];
+    let mut parts: Vec<String> = parts
+        .into_iter()
+        .filter_map(|(word, took)| took.as_ref().map(|took| format!("{word} {}", words::spell(words::span(took)))))
+        .collect();
+    if receipt.retries > 0 {
+        parts.push(format!("tried again {} times", receipt.retries));
+    }
+    parts.join(", ")
 }
 
 impl Object for v1::Resource {

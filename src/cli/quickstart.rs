@@ -48,7 +48,7 @@ pub struct Quickstart {
 /// What did not work, with the reason.
 pub async fn run(args: Quickstart) -> Result<u8> {
     if std::env::var_os("DRYDOCK_LOG").is_some() {
-        daemon::log()?;
+        daemon::log(crate::config::LogFormat::Auto)?;
     }
     let interrupt = Interrupt::listen()?;
     let folder = tempfile::Builder::new()
@@ -78,6 +78,9 @@ impl Harbour {
         let settings = Settings {
             socket: folder.join(crate::config::SOCKET_NAME),
             listen: Vec::new(),
+            metrics_listen: None,
+            log_format: crate::config::LogFormat::Auto,
+            otlp_endpoint: None,
             tokens: None,
             database: format!("sqlite:{}", data_dir.join("drydock.db").display()),
             workers: 4,

@@ -33,6 +33,9 @@ pub struct Flags {
     /// Also listen on a loopback address, for callers with a token; may be repeated.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+    /// Serve metrics for Prometheus on this loopback address, at /metrics [default: off].
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<String>,
     #[arg(long, value_name = "FILE", help = "Who may call with which token: a line each, PRINCIPAL TOKEN [admin]")]
     tokens: Option<String>,
     /// sqlite:PATH [default: drydock.db in the data folder].
@@ -41,6 +44,9 @@ pub struct Flags {
     /// How many tasks are worked on at once [default: 4].
     #[arg(long, value_name = "N")]
     workers: Option<String>,
+    /// json, or text for people [default: text on a terminal, else json].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// How long ended leases and events are kept [default: 30d].
     #[arg(long, value_name = "D")]
     retention: Option<String>,
@@ -63,9 +69,11 @@ impl Flags {
             ("data_dir", one(&self.data_dir)),
             ("socket", one(&self.socket)),
             ("listen", self.listen.clone()),
+            ("metrics_listen", one(&self.metrics_listen)),
             ("tokens", one(&self.tokens)),
             ("database", one(&self.database)),
             ("workers", one(&self.workers)),
+            ("log_format", one(&self.log_format)),
             ("retention", one(&self.retention)),
             ("owners", self.owners.clone()),
         ];

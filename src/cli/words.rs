@@ -43,6 +43,13 @@ pub fn spell(span: Duration) -> String {
     text
 }
 
+/// An estimate to the second: more would be a promise.
+#[must_use]
+pub fn rounded(span: Duration) -> Duration {
+    let whole = Duration::from_secs(span.as_secs() + u64::from(span.subsec_millis() >= 500));
+    if whole.is_zero() { span } else { whole }
+}
+
 /// Reads `key=value`; the value may be empty and may hold further `=`.
 ///
 /// # Errors

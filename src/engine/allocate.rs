@@ -51,7 +51,7 @@ impl Allocation {
             return Ok((Next::Again, Baton::Pass));
         }
         let Some(current) = self.lose_broken(tx, &lease).await? else { return Ok((Next::Again, Baton::Pass)) };
-        self.decide(tx, &lease, current).await
+        Box::pin(self.decide(tx, &lease, current)).await
     }
 
     /// The resource that was being built may have failed: counts it, or breaks the lease (`None`).

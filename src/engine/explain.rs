@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::picture::picture;
 use super::{Acquire, Caller, Engine};
+use crate::allocator::eta::Eta;
 use crate::allocator::{self, Decision, Plan, Verdict};
 use crate::error::{Reason, Result};
 use crate::model::id::{LeaseId, ResourceId};
@@ -25,6 +26,8 @@ pub struct Explanation {
     pub waiting: Option<Waiting>,
     /// 1 is next; only while it would queue.
     pub queue_position: Option<i64>,
+    /// Until it is ACTIVE; only when enough is known.
+    pub eta: Option<Eta>,
     /// In the order tried.
     pub verdicts: Vec<Verdict>,
     /// What would let it go on, best first.
@@ -50,7 +53,8 @@ impl Engine {
             },
         };
         if lease.state != LeaseState::Pending {
-            return Ok(Explanation { waiting: lease.waiting, ..Explanation::default() });
+            let view = self.view(lease).await?;
+            return Ok(Explanation { waiting: view.lease.waiting, eta: view.eta, ..Explanation::default() });
         }
         let mut decision = self.decision(&lease).await?;
         let queues = matches!(decision.plan, Plan::Park);
@@ -61,6 +65,7 @@ impl Engine {
         if !caller.admin {
             self.narrow(caller, &mut decision).await?;
         }
+        let eta = self.eta_of_plan(&lease, &decision, position).await?;
         let never_reason = match decision.plan {
             Plan::Gone => format!("no blueprint that could make this {} is left", lease.spec.resource_type),
             _ => String::new(),
@@ -69,6 +74,7 @@ impl Engine {
             remedies: remedies(caller, &lease, &decision),
             waiting: decision.waiting,
             queue_position: position,
+            eta,
             verdicts: decision.verdicts,
             never_reason,
         })
@@ -77,7 +83,7 @@ impl Engine {
 
 impl Engine {
     /// What would be decided now; as one of a gang when it is in one.
-    async fn decision(&self, lease: &Lease) -> Result<Decision> {
+    pub(super) async fn decision(&self, lease: &Lease) -> Result<Decision> {
         let (lease, rules) = (lease.clone(), self.rules());
         self.store
             .write(move |tx| {

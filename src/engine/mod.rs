@@ -19,8 +19,11 @@ mod health;
 mod housekeeping;
 mod idle;
 mod lease;
+mod log;
 mod narrate;
+mod outlook;
 mod picture;
+mod present;
 mod quarantine;
 mod reclaim;
 mod release;
@@ -40,6 +43,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use crate::allocator::eta::Eta;
 pub use crate::allocator::pause_of;
 pub use acquire::Acquire;
 pub use blueprints::{Applied, BlueprintDraft, KindView};
@@ -107,6 +111,7 @@ pub struct Engine {
     open: Mutex<HashMap<LeaseId, CancellationToken>>,
     /// Last use of leases, written down now and then: a durable commit per call would cost more than the call.
     used: Mutex<HashMap<LeaseId, Micros>>,
+    outlooks: outlook::Outlooks,
     draining: AtomicBool,
     /// Ended by [`Engine::stop`].
     stop: CancellationToken,
@@ -145,11 +150,13 @@ impl Engine {
             running: Running::default(),
             open: Mutex::default(),
             used: Mutex::default(),
+            outlooks: outlook::Outlooks::default(),
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             drain: CancellationToken::new(),
             background: TaskTracker::new(),
         });
+        engine.name_blueprints().await?;
         engine.store.daemon_lives(&daemon).await?;
         if settings.stock_blueprints {
             engine.make_stock_blueprints().await?;
@@ -215,6 +222,12 @@ impl Engine {
     #[must_use]
     pub fn daemon_id(&self) -> &str {
         &self.daemon.id
+    }
+
+    /// When this daemon started.
+    #[must_use]
+    pub fn start_time(&self) -> Micros {
+        self.daemon.start_time
     }
 
     /// The newest id of a lease or resource that there was when this engine started; empty when there was none.

@@ -66,6 +66,7 @@ pub(super) async fn follow(engine: Arc<Engine>, mut news: Receiver<Arc<News>>) {
         match told {
             Ok(told) => {
                 for event in &told.events {
+                    super::log::event(event);
                     if matches!(event.kind.as_str(), "lease.released" | "lease.broken" | "lease.destroyed")
                         && let Some(id) = event.subjects.first().and_then(|id| LeaseId::parse(id))
                     {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Caller, Engine, caller};
+use crate::allocator::eta::Eta;
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{BlueprintId, ResourceId};
@@ -18,19 +19,29 @@ pub struct LeaseView {
     pub interfaces: Vec<String>,
     /// 1 is next; only while it queues.
     pub queue_position: Option<i64>,
-    /// What it took; only once it has ended.
+    /// Until it is ACTIVE; only while it waits, and enough is known.
+    pub eta: Option<Eta>,
+    /// What it took so far; from when it has a resource or has ended.
     pub receipt: Option<Receipt>,
 }
 
 /// What a lease took, microseconds each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// In the queue.
     pub waited: Micros,
-    /// Building and setting up.
-    pub built: Micros,
-    /// ACTIVE.
-    pub used: Micros,
+    /// Building and setting up; `None` while that goes on.
+    pub built: Option<Micros>,
+    /// ACTIVE; `None` before its end.
+    pub used: Option<Micros>,
+    /// When its resource began to be built for it.
+    pub build_time: Option<Micros>,
+    /// When it got its resource.
+    pub acquire_time: Option<Micros>,
+    /// `daemon/worker` that took it to ACTIVE; empty in lists.
+    pub worker: String,
+    /// Resources lost under it, and steps of its tree that failed and were tried again; the latter only of a root, not in lists.
+    pub retries: i64,
 }
 
 /// A resource with the number of leases on it.
@@ -45,13 +56,16 @@ pub struct ResourceView {
 }
 
 fn receipt(lease: &Lease) -> Option<Receipt> {
-    let end = lease.end_time?;
-    let begun = lease.build_time.or(lease.acquire_time).unwrap_or(end);
-    let active = lease.active_time.unwrap_or(end);
+    let begun = lease.build_time.or(lease.acquire_time).or(lease.end_time)?;
+    let active = lease.active_time.or(lease.end_time);
     Some(Receipt {
         waited: (begun - lease.create_time).max(0),
-        built: (active - begun).max(0),
-        used: lease.active_time.map_or(0, |active| (end - active).max(0)),
+        built: active.map(|active| (active - begun).max(0)),
+        used: lease.end_time.map(|end| lease.active_time.map_or(0, |active| (end - active).max(0))),
+        build_time: lease.build_time,
+        acquire_time: lease.acquire_time,
+        worker: String::new(),
+        retries: lease.reacquires,
     })
 }
 
@@ -59,7 +73,13 @@ impl Engine {
     /// One lease of the caller.
     pub async fn get_lease(&self, caller: &Caller, id: &str) -> Result<LeaseView> {
         let lease = self.find_own_lease(caller, id).await?;
-        self.view(lease).await
+        let mut view = self.view(lease).await?;
+        if let Some(receipt) = &mut view.receipt {
+            let (worker, failed) = self.store.lease_story(&view.lease.id, view.lease.parent.is_none()).await?;
+            receipt.worker = worker.unwrap_or_default();
+            receipt.retries += failed;
+        }
+        Ok(view)
     }
 
     /// A page of the caller's leases, or of all for admins.
@@ -67,17 +87,28 @@ impl Engine {
         let query = ListQuery { owner: caller.narrowed_to(), ..query };
         let leases = self.store.list_leases(&query, sub_leases).await?;
         let blueprints = self.blueprints_by_id().await?;
-        Ok(leases.into_iter().map(|lease| self.view_with(lease, None, &blueprints)).collect())
+        let mut views: Vec<_> = leases.into_iter().map(|lease| self.view_with(lease, None, &blueprints)).collect();
+        for view in &mut views {
+            self.present_in_list(view).await?;
+        }
+        Ok(views)
     }
 
     pub(super) async fn view(&self, lease: Lease) -> Result<LeaseView> {
         let queues = lease.state == LeaseState::Pending && lease.allocating.is_none();
         let position = if queues { Some(self.store.queue_position(&lease).await?) } else { None };
+        self.view_at(lease, position).await
+    }
+
+    /// As [`Engine::view`], but with the place in the queue that is known already, for those who look again and again.
+    pub(super) async fn view_at(&self, lease: Lease, position: Option<i64>) -> Result<LeaseView> {
         let blueprints = match &lease.blueprint_id {
             Some(id) => self.store.find_blueprint(id.as_str()).await?.map(|b| (b.id.clone(), b)).into_iter().collect(),
             None => HashMap::new(),
         };
-        Ok(self.view_with(lease, position, &blueprints))
+        let mut view = self.view_with(lease, position, &blueprints);
+        self.present(&mut view).await?;
+        Ok(view)
     }
 
     fn view_with(
@@ -97,7 +128,7 @@ impl Engine {
         if let Some(used) = self.last_use(&lease.id) {
             lease.use_time = Some(lease.use_time.map_or(used, |before| before.max(used)));
         }
-        LeaseView { interfaces, queue_position, receipt: receipt(&lease), lease }
+        LeaseView { interfaces, queue_position, eta: None, receipt: receipt(&lease), lease }
     }
 
     async fn blueprints_by_id(&self) -> Result<HashMap<BlueprintId, Blueprint>> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::present::Pulse;
 use super::{Caller, Engine, LeaseView, acquire};
 use crate::error::{Error, Reason, Result};
 use crate::model::filter::Filter;
@@ -41,6 +42,7 @@ pub struct LeaseWatch {
     /// News were missed: the store is asked.
     missed: bool,
     over: bool,
+    pulse: Pulse,
 }
 
 /// The text of a cursor.
@@ -95,6 +97,7 @@ impl Engine {
         let view = self.view(lease).await?;
         let over = acquire::reached(view.lease.state, until);
         let id = view.lease.id.clone();
+        let pulse = Pulse::of(&view, self.clock.now());
         let first = Some(LeaseUpdate { lease: Some(view), events, cursor: event_cursor(seq) });
         Ok(LeaseWatch {
             engine: Arc::clone(self),
@@ -108,6 +111,7 @@ impl Engine {
             pending: Vec::new(),
             missed: false,
             over,
+            pulse,
         })
     }
 
@@ -177,17 +181,41 @@ impl LeaseWatch {
                 return self.update().await.map(Some);
             }
             let drain = self.engine.drain.clone();
+            let due = self.pulse.due;
             let told = tokio::select! {
                 told = self.news.recv() => told,
+                () = self.engine.clock.sleep_until(due.unwrap_or_default()), if due.is_some() => {
+                    if let Some(update) = self.look_again().await? {
+                        return Ok(Some(update));
+                    }
+                    continue;
+                }
                 () = drain.cancelled() => return Err(draining()),
             };
             match told {
-                Ok(news) => self.keep(&news.events),
+                Ok(news) => {
+                    self.pulse.hears(&news.events);
+                    self.keep(&news.events);
+                }
                 Err(RecvError::Lagged(_)) => self.missed = true,
                 Err(RecvError::Closed) => return Err(draining()),
             }
         }
         Ok(None)
+    }
+
+    /// The lease as of now, when something is new of its wait.
+    async fn look_again(&mut self) -> Result<Option<LeaseUpdate>> {
+        let Some(lease) = self.engine.store.find_lease(&self.id).await? else {
+            self.pulse.due = None;
+            return Ok(None);
+        };
+        let (version, view) = (lease.version, self.engine.view_at(lease, None).await?);
+        if !self.pulse.tells(&view, self.engine.clock.now()) {
+            return Ok(None);
+        }
+        self.version = version;
+        Ok(Some(LeaseUpdate { lease: Some(view), events: Vec::new(), cursor: event_cursor(self.seq) }))
     }
 
     fn newest(&self) -> i64 {
@@ -209,6 +237,9 @@ impl LeaseWatch {
             Some(lease) if lease.version != self.version => Some(self.engine.view(lease.clone()).await?),
             _ => None,
         };
+        if let Some(view) = &view {
+            self.pulse.tells(view, self.engine.clock.now());
+        }
         self.seq = seq;
         self.over = lease.as_ref().is_none_or(|lease| acquire::reached(lease.state, self.until));
         self.version = lease.map_or(0, |lease| lease.version);

@@ -66,3 +66,35 @@ pub struct Demand {
     /// It is placed on a host that the resource has already: it takes no further host.
     pub placed: bool,
 }
+
+/// A lease that was served: what it took, for estimates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// By which blueprint.
+    pub blueprint: BlueprintId,
+    /// Its resource began to be built for it, when one was.
+    pub built: Option<Micros>,
+    /// It got its resource.
+    pub acquired: Micros,
+    /// It became ACTIVE.
+    pub active: Micros,
+    /// It gave its place back; `None` while it has it.
+    pub gone: Option<Micros>,
+}
+
+impl Turn {
+    /// Its turn came: something was built for it, or it got its place.
+    #[must_use]
+    pub fn began(&self) -> Micros {
+        self.built.unwrap_or(self.acquired)
+    }
+}
+
+/// A place that a lease has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Since when.
+    pub since: Micros,
+    /// When it ends at the latest, when that is known.
+    pub ends: Option<Micros>,
+}

@@ -21,11 +21,14 @@ mod event;
 mod fields;
 mod interface;
 mod lease;
+mod meter;
 mod resource;
+mod scrape;
 mod services;
 mod socket;
 mod system;
 mod task;
+mod traces;
 mod watch;
 
 use std::future::Future;

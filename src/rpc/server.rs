@@ -12,12 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tower::Layer as _;
 
 use super::doors::{DoorsLayer, listen_address};
 use super::limits::{Farewell, Limits, edge, serve};
+use super::meter::MeterLayer;
+use super::scrape;
 use super::services::services;
 use super::socket::{self, Name};
 use super::tokens::{Tokens, TokensError};
+use super::traces::Traces;
 use crate::blueprint::Registry;
 use crate::blueprint::remote_host::{OverSsh, RemoteHost};
 use crate::clock::SystemClock;
@@ -38,6 +42,8 @@ pub struct Ready {
     pub socket: PathBuf,
     /// `127.0.0.1:7420` and the like, with the port really taken.
     pub listen: Vec<String>,
+    /// The metrics page's address, when there is one.
+    pub metrics: Option<String>,
     /// The generated token's file, when there is one.
     pub token_file: Option<PathBuf>,
 }
@@ -78,8 +84,12 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     kinds.push(Arc::new(boxes));
     let engine = Engine::start(&of_engine(&settings)?, Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
-    let result = doors.serve(&engine, ready, &shutdown).await;
+    let traces = Traces::start(&settings, &engine)?;
+    let result = doors.serve(&engine, &links, ready, &shutdown).await;
     engine.stop().await;
+    if let Some(traces) = traces {
+        traces.close().await;
+    }
     links.close().await;
     result
 }
@@ -105,6 +115,7 @@ struct Doors {
     socket: UnixListener,
     name: Name,
     tcp: Vec<TcpListener>,
+    metrics: Option<TcpListener>,
     tokens: Tokens,
     ready: Ready,
 }
@@ -124,13 +135,23 @@ impl Doors {
             .map(|listener| listener.local_addr().map(|address| address.to_string()))
             .collect::<Result<_, _>>()
             .map_err(|error| Error::internal("cannot tell where the server listens", error))?;
-        let ready = Ready { socket: settings.socket.clone(), listen, token_file };
-        Ok(Self { socket, name, tcp, tokens, ready })
+        let metrics = scrape::listen(settings).await?;
+        let (metrics, page) = metrics.map(|(listener, address)| (listener, address.to_string())).unzip();
+        let ready = Ready { socket: settings.socket.clone(), listen, metrics: page, token_file };
+        Ok(Self { socket, name, tcp, metrics, tokens, ready })
     }
 
     /// Serves until a drain has come to its end.
-    async fn serve(self, engine: &Arc<Engine>, ready: oneshot::Sender<Ready>, shutdown: &Shutdown) -> Result<()> {
-        let Self { socket, name, tcp, tokens, ready: facts } = self;
+    async fn serve(
+        self,
+        engine: &Arc<Engine>,
+        links: &Arc<Links>,
+        ready: oneshot::Sender<Ready>,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
+        let Self { socket, name, tcp, metrics, tokens, ready: facts } = self;
+        // To the end: a drain is worth watching.
+        let _page = metrics.map(|listener| scrape::serve(listener, engine, links));
         let (leaving, closing) = (CancellationToken::new(), CancellationToken::new());
         let (mut routes, mut names) = services(engine, &leaving)?;
         let (reporter, health) = tonic_health::server::health_reporter();
@@ -140,7 +161,8 @@ impl Doors {
         tell(&reporter, &names, ServingStatus::Serving).await;
 
         let limits = Limits::default();
-        let service = edge(&limits, DoorsLayer::new(tokens.clone()), routes.routes().prepare());
+        let meter = MeterLayer::new(engine.store().metrics())?;
+        let service = meter.layer(edge(&limits, DoorsLayer::new(tokens.clone()), routes.routes().prepare()));
         let mut servers = JoinSet::new();
         servers.spawn({
             let (limits, service, closing) = (limits.clone(), service.clone(), closing.clone());

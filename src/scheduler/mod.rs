@@ -6,6 +6,7 @@
 //! A slow sweep exists for what no wake can tell, a dead daemon's claims, and for nothing else.
 
 mod bell;
+mod taken;
 mod timers;
 mod worker;
 

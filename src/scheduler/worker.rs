@@ -8,8 +8,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
-use super::Scheduler;
+use super::{Scheduler, taken};
 use crate::clock::{Micros, span};
 use crate::error::{Error, Reason, Result, report};
 use crate::model::id::LeaseId;
@@ -144,8 +145,14 @@ async fn pause(scheduler: &Scheduler, error: &Error) {
     }
 }
 
-/// Takes one step, keeping the claim meanwhile; answers the next claim when one was fused into the commit.
+/// Takes one step; answers the next claim when one was fused into the commit. Whatever is logged in it has the ids.
 async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option<Scope>) -> Option<Claim> {
+    take_step(scheduler, held, scope).instrument(taken::span(held)).await
+}
+
+/// Takes one step, keeping the claim meanwhile.
+async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option<Scope>) -> Option<Claim> {
+    let begun = scheduler.store.clock().now();
     let lost = CancellationToken::new();
     let step = async {
         // A step planned on what someone else changed meanwhile is simply taken again.
@@ -172,11 +179,15 @@ async fn run_one(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Option
     let outcome = match kept {
         Ok(outcome) => outcome,
         // Its commit may be under way, and what that claims would be nobody's: as long as the claim is ours, it may end.
-        Err(left) => match tokio::time::timeout(left, step).await {
-            Ok(outcome) => outcome,
-            Err(_) => return None,
-        },
+        Err(left) => {
+            let Ok(outcome) = tokio::time::timeout(left, step).await else {
+                taken::tell(scheduler, held, begun, &Ok(Committed::FenceLost));
+                return None;
+            };
+            outcome
+        }
     };
+    taken::tell(scheduler, held, begun, &outcome);
     match outcome {
         Ok(Committed::Done(next)) => next,
         Ok(Committed::FenceLost) => {

@@ -183,6 +183,7 @@ impl Tx {
         .bind(i64::from(lease.spec.exclusive))
         .bind(map(&lease.spec.apart_from));
         self.execute(statement).await?;
+        self.counts().served(lease);
         let task = super::queue::NewTask {
             id: TaskId::new(self.now()),
             subject: lease.id.clone().into(),
@@ -224,6 +225,7 @@ impl Tx {
             return Err(stale(after.id.as_str()));
         }
         if moved {
+            self.counts().served(after);
             self.wake(after.id.as_str()).await?;
             if after.state.has_ended() && before.state.is_live() {
                 self.hurry(&Subject::from(after.id.clone()), BAND_FREEING).await?;

@@ -11,8 +11,10 @@
 //! statement costs what it does, not two hops between threads.
 
 mod blueprints;
+mod count;
 mod effects;
 mod events;
+mod gauges;
 mod idle;
 mod leases;
 mod list;
@@ -24,6 +26,7 @@ mod registered;
 mod resources;
 mod retention;
 mod row;
+mod served;
 mod shares;
 mod sqlite;
 mod statement;
@@ -43,6 +46,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
+use crate::metrics::Metrics;
 use crate::model::Event;
 use crate::model::id::LeaseId;
 
@@ -51,6 +55,7 @@ pub use list::{ListQuery, PageOf};
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
+pub use served::PoolHistory;
 pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
 pub use waits_for::Held;
@@ -73,6 +78,8 @@ pub struct News {
     pub ready_roots: HashSet<LeaseId>,
     /// The earliest timer that was set.
     pub timer: Option<Micros>,
+    /// For the metrics of the daemon that made the commit.
+    counts: count::Counts,
 }
 
 /// Durable state.
@@ -92,6 +99,7 @@ struct Inner {
     statements: Arc<AtomicU64>,
     /// Operations handed to the writer so far.
     operations: AtomicU64,
+    metrics: Arc<Metrics>,
     /// Held as long as the store is: one daemon per file.
     _lock: std::fs::File,
 }
@@ -111,7 +119,11 @@ impl Store {
         let gone = || Error::new(Reason::StoreUnavailable, "the database's writer has stopped; restart the daemon");
         self.inner.operations.fetch_add(1, Ordering::Relaxed);
         self.inner.writer.send(operation).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let answer = answer.await.map_err(|_| gone())?;
+        if answer.as_ref().is_err_and(|error| matches!(error.reason, Reason::StoreUnavailable | Reason::NoSpace)) {
+            self.metrics().not_committed();
+        }
+        answer
     }
 
     /// What commits set in motion, from now on.
@@ -136,6 +148,12 @@ impl Store {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.inner.operations.load(Ordering::Relaxed) + self.inner.readers.looks()
+    }
+
+    /// What this daemon counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.inner.metrics
     }
 
     fn readers(&self) -> &Arc<sqlite::Readers> {

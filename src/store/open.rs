@@ -21,7 +21,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "keel", include_str!("migrations/0001_keel.sql")),
     (2, "found", include_str!("migrations/0002_found.sql")),
     (3, "shares", include_str!("migrations/0003_shares.sql")),
-    (5, "pools", include_str!("migrations/0005_pools.sql")),
+    (4, "pools", include_str!("migrations/0004_pools.sql")),
+    (5, "outlook", include_str!("migrations/0005_outlook.sql")),
 ];
 
 impl Store {
@@ -37,11 +38,24 @@ impl Store {
         let readers = Arc::new(Readers::new(location.path.clone(), Arc::clone(&statements)));
         let (news, _) = broadcast::channel(4096);
         let idle = Arc::new(Idle::default());
-        let writer = writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle))?;
+        let metrics = Arc::new(crate::metrics::Metrics::new());
+        let writer =
+            writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle), Arc::clone(&metrics))?;
         let operations = AtomicU64::new(0);
         let along = OnceLock::new();
         Ok(Self {
-            inner: Arc::new(Inner { readers, writer, news, idle, along, clock, statements, operations, _lock: lock }),
+            inner: Arc::new(Inner {
+                readers,
+                writer,
+                news,
+                idle,
+                along,
+                clock,
+                statements,
+                operations,
+                metrics,
+                _lock: lock,
+            }),
         })
     }
 }

@@ -8,6 +8,7 @@ use super::statement::{Statement, sql};
 use super::{Scope, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
+use crate::metrics::Wake;
 use crate::model::id::{LeaseId, Subject, TaskId};
 use crate::model::task::MAX_CRASHES;
 use crate::model::{Task, TaskState};
@@ -99,11 +100,16 @@ impl Store {
     /// Claims the best ready task, if there is one.
     pub async fn claim(&self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
         let (scope, worker) = (scope.clone(), worker.to_owned());
-        self.write(move |tx| {
-            let (scope, worker) = (scope.clone(), worker.clone());
-            Box::pin(async move { tx.claim(&scope, &worker).await })
-        })
-        .await
+        let claim = self
+            .write(move |tx| {
+                let (scope, worker) = (scope.clone(), worker.clone());
+                Box::pin(async move { tx.claim(&scope, &worker).await })
+            })
+            .await?;
+        if claim.is_none() {
+            self.metrics().found_none();
+        }
+        Ok(claim)
     }
 
     /// Keeps a claim; `None` when it is lost.
@@ -329,7 +335,9 @@ impl Tx {
             "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id",
         )
         .bind(now);
+        self.counts().wakes_are(Wake::Timer);
         self.signal(statement).await?;
+        self.counts().wakes_are(Wake::Event);
         match self.fetch_one(next_timer()).await? {
             Some(row) => Columns(&row).maybe_integer("at"),
             None => Ok(None),
@@ -346,6 +354,7 @@ impl Tx {
         .bind(MAX_CRASHES)
         .bind(before);
         let mut reaped = Reaped::default();
+        self.counts().wakes_are(if all { Wake::Start } else { Wake::Sweep });
         for row in self.execute_returning(statement).await? {
             let columns = Columns(&row);
             if columns.text("state")? != "DEAD" {
@@ -354,6 +363,8 @@ impl Tx {
                 self.tell_ready(root.as_ref());
             }
         }
+        self.counts().wakes_are(Wake::Event);
+        self.counts().took_over += reaped.returned;
         // Told until their subjects have ended: whoever was told last time may have died before it could act.
         let dead = sql(
             "SELECT subject FROM task WHERE state = 'DEAD' AND (subject IN (SELECT id FROM lease WHERE state IN ('PENDING', 'ACQUIRED', 'ACTIVE')) \

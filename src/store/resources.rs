@@ -189,6 +189,7 @@ impl Tx {
             return Err(stale(after.id.as_str()));
         }
         if moved {
+            self.counts().built(after);
             self.wake(after.id.as_str()).await?;
             self.wake_task(&Subject::from(after.blueprint_id.clone())).await?;
             if before.state.is_live() && !after.state.is_live() {

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::News;
+use super::count::Counts;
 use super::row::{Columns, Row, json, map};
 use super::statement::{Answer, Statement, sql};
 use crate::clock::{Micros, SharedClock};
@@ -63,6 +64,7 @@ impl Tx {
             self.rollback().await;
             return Err(error);
         }
+        self.news.counts.durable = true;
         Ok(std::mem::take(&mut self.news))
     }
 
@@ -102,8 +104,13 @@ impl Tx {
         self.wrote_at_all = true;
     }
 
+    pub(super) fn counts(&mut self) -> &mut Counts {
+        &mut self.news.counts
+    }
+
     pub(super) fn tell_ready(&mut self, root: Option<&LeaseId>) {
         self.news.ready += 1;
+        self.news.counts.woken();
         if let Some(root) = root {
             self.news.ready_roots.insert(root.clone());
         }

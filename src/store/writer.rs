@@ -12,11 +12,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::count::Meter;
 use super::idle::{Given, Idle};
 use super::tx::{Session, Tx};
 use super::{Claim, News};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
+use crate::metrics::Metrics;
 
 /// Operations in one transaction at most: enough to share a flush, few enough that a reply is not held long.
 const BATCH: usize = 64;
@@ -113,10 +115,11 @@ pub(super) fn start(
     clock: SharedClock,
     news: broadcast::Sender<Arc<News>>,
     idle: Arc<Idle>,
+    metrics: Arc<Metrics>,
 ) -> Result<mpsc::Sender<Box<dyn Operation>>> {
     let (sender, receiver) = mpsc::channel(1024);
     let runtime = tokio::runtime::Handle::current();
-    let writer = Writer { tx: Tx::new(session, clock), news, idle };
+    let writer = Writer { tx: Tx::new(session, clock), news, idle, metrics };
     std::thread::Builder::new()
         .name("store-writer".to_owned())
         .spawn(move || runtime.block_on(writer.serve(receiver)))
@@ -128,6 +131,7 @@ struct Writer {
     tx: Tx,
     news: broadcast::Sender<Arc<News>>,
     idle: Arc<Idle>,
+    metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -144,6 +148,7 @@ impl Writer {
 
     /// Runs a batch in one transaction; `false` leaves it for [`Writer::alone`].
     async fn together(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> bool {
+        let meter = Meter::start(&self.metrics, batch.len());
         if let Err(error) = self.tx.begin().await {
             answer_all(batch, Err(&error));
             return true;
@@ -159,12 +164,14 @@ impl Writer {
             }
         }
         let committed = self.commit().await;
+        meter.stop(committed.as_ref().ok().map(|(told, _)| told));
         answer_all(batch, committed.as_ref().map(|_| ()));
         self.announce(committed).await;
         true
     }
 
     async fn alone(&mut self, mut operation: Box<dyn Operation>) {
+        let meter = Meter::start(&self.metrics, 1);
         if let Err(error) = self.tx.begin().await {
             operation.answer(Err(&error));
             return;
@@ -175,6 +182,7 @@ impl Writer {
             return;
         }
         let committed = self.commit().await;
+        meter.stop(committed.as_ref().ok().map(|(told, _)| told));
         operation.answer(committed.as_ref().map(|_| ()));
         self.announce(committed).await;
     }

@@ -71,6 +71,9 @@ pub(crate) fn settings(folder: &Path) -> Settings {
     Settings {
         socket: folder.join("run/drydock.sock"),
         listen: vec!["127.0.0.1:0".to_owned()],
+        metrics_listen: Some("127.0.0.1:0".to_owned()),
+        log_format: drydock::config::LogFormat::Auto,
+        otlp_endpoint: None,
         tokens: Some(tokens),
         database: format!("sqlite:{}", data_dir.join("drydock.db").display()),
         workers: 2,

@@ -102,6 +102,17 @@ impl Links {
         links.get(id).map(|link| link.diagnostics())
     }
 
+    /// How many links are in which state: `up`, `idle`, `connecting`, `down`, `closed`.
+    #[must_use]
+    pub fn states(&self) -> Vec<(String, i64)> {
+        let mut states: BTreeMap<String, i64> = BTreeMap::new();
+        for link in self.by_id.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let state = link.diagnostics()["state"].as_str().unwrap_or("unknown").to_owned();
+            *states.entry(state).or_default() += 1;
+        }
+        states.into_iter().collect()
+    }
+
     /// Lets this machine be tried at once, also when it was down just now. What is open stays.
     pub fn retry(&self, id: &str) {
         if let Some(link) = self.by_id.lock().unwrap_or_else(PoisonError::into_inner).get(id) {

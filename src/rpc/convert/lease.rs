@@ -2,7 +2,7 @@
 
 use super::count;
 use super::time::{duration, positive, span, timestamp};
-use crate::engine::{Acquire, Explanation, LeaseView, Receipt};
+use crate::engine::{Acquire, Eta, Explanation, LeaseView, Receipt};
 use crate::error::{Error, Result};
 use crate::model::labels::check_labels;
 use crate::model::{Lease, LeaseState, Waiting};
@@ -100,7 +100,7 @@ fn state(state: LeaseState) -> State {
 
 /// A lease as callers see it.
 pub(crate) fn lease(view: LeaseView) -> v1::Lease {
-    let waiting = why(&view.lease, view.queue_position);
+    let waiting = why(&view.lease, view.queue_position, view.eta.as_ref());
     let LeaseView { lease, interfaces, receipt: took, .. } = view;
     v1::Lease {
         id: lease.id.into(),
@@ -137,13 +137,17 @@ pub(crate) fn lease(view: LeaseView) -> v1::Lease {
 fn receipt(took: Receipt) -> v1::Receipt {
     v1::Receipt {
         waited: Some(duration(took.waited)),
-        built: Some(duration(took.built)),
-        used: Some(duration(took.used)),
+        built: took.built.map(duration),
+        used: took.used.map(duration),
+        build_time: took.build_time.map(timestamp),
+        acquire_time: took.acquire_time.map(timestamp),
+        worker: took.worker,
+        retries: count(took.retries),
     }
 }
 
 /// Why it waits, while it does. Before its first step the lease itself has nothing to say yet.
-fn why(lease: &Lease, position: Option<i64>) -> Option<v1::Waiting> {
+fn why(lease: &Lease, position: Option<i64>, eta: Option<&Eta>) -> Option<v1::Waiting> {
     let nothing_yet = |reason: &str, message: &str| Waiting {
         reason: reason.to_owned(),
         message: message.to_owned(),
@@ -155,23 +159,23 @@ fn why(lease: &Lease, position: Option<i64>) -> Option<v1::Waiting> {
         (LeaseState::Acquired, None) => nothing_yet("ACTIVATING", "is being set up on its resource"),
         _ => return None,
     };
-    Some(waiting(waits, position))
+    Some(waiting(waits, position, eta))
 }
 
-fn waiting(waits: Waiting, position: Option<i64>) -> v1::Waiting {
+fn waiting(waits: Waiting, position: Option<i64>, eta: Option<&Eta>) -> v1::Waiting {
     v1::Waiting {
         reason: waits.reason,
         message: waits.message,
         queue_position: position.map(count),
         blocked_by: waits.blocked_by,
-        eta: None,
-        eta_p90: None,
+        eta: eta.map(|eta| duration(eta.p50)),
+        eta_p90: eta.map(|eta| duration(eta.p90)),
     }
 }
 
 /// The allocator's plan, in its own words.
 pub(crate) fn explanation(explanation: Explanation) -> v1::ExplainLeaseResponse {
-    let position = explanation.queue_position;
+    let (position, eta) = (explanation.queue_position, explanation.eta);
     let candidates = explanation.verdicts.into_iter().map(|verdict| Candidate {
         eligible: verdict.eligible,
         blueprint_id: verdict.blueprint_id,
@@ -182,10 +186,10 @@ pub(crate) fn explanation(explanation: Explanation) -> v1::ExplainLeaseResponse 
         blocked_by: verdict.blocked_by,
     });
     v1::ExplainLeaseResponse {
-        waiting: explanation.waiting.map(|waits| waiting(waits, position)),
+        waiting: explanation.waiting.map(|waits| waiting(waits, position, eta.as_ref())),
         candidates: candidates.collect(),
         remedies: explanation.remedies,
-        eta_basis: String::new(),
+        eta_basis: eta.map(|eta| eta.basis).unwrap_or_default(),
         never_reason: explanation.never_reason,
     }
 }
