@@ -42,7 +42,7 @@ pub(crate) async fn measure(table: &mut Table) -> Result<()> {
 }
 
 async fn open(folder: &Path) -> Result<Store> {
-    let location = Location { path: in_process::database(folder) };
+    let location = Location::Sqlite { path: in_process::database(folder) };
     Ok(Store::open(&location, Arc::new(SystemClock)).await?)
 }
 

@@ -24,7 +24,6 @@ mod view;
 mod watch;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,8 +51,8 @@ use running::Running;
 /// How an engine runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The `SQLite` file.
-    pub database: PathBuf,
+    /// Where everything is kept.
+    pub database: Location,
     /// Workers of the queue.
     pub workers: usize,
     /// The queue's slow sweep; only tests switch it off.
@@ -107,7 +106,7 @@ impl Engine {
     /// # Errors
     /// As [`Store::open`].
     pub async fn start(settings: &Settings, registry: Registry, clock: SharedClock) -> Result<Arc<Self>> {
-        let store = Store::open(&Location { path: settings.database.clone() }, Arc::clone(&clock)).await?;
+        let store = Store::open(&settings.database, Arc::clone(&clock)).await?;
         let inherited = store.newest_id().await?;
         let now = clock.now();
         let daemon = Daemon {

@@ -20,13 +20,14 @@ use super::socket::{self, Name};
 use super::tokens::{Tokens, TokensError};
 use crate::blueprint::Registry;
 use crate::blueprint::remote_host::{OverSsh, RemoteHost};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, HeardClock, SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
 use crate::host::Host;
 use crate::host::local::LocalHost;
 use crate::host::ssh::links::Links;
+use crate::store::{Location, Remote};
 
 /// The principal of the generated token.
 const LOCAL: &str = "local";
@@ -72,11 +73,14 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
     let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
-    let (links, clock) = (Arc::new(Links::open(&settings.data_dir.join("ssh")).await?), Arc::new(SystemClock));
-    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock) as _);
+    let links = Arc::new(Links::open(&settings.data_dir.join("ssh")).await?);
+    // Several daemons go by the clock of the database that they share.
+    let clock: SharedClock =
+        if settings.database.starts_with("sqlite:") { Arc::new(SystemClock) } else { HeardClock::at(SystemClock.now()) };
+    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock));
     let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
     kinds.push(Arc::new(boxes));
-    let engine = Engine::start(&of_engine(&settings)?, Registry::new(kinds), clock).await?;
+    let engine = Engine::start(&of_engine(&settings), Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
     let result = doors.serve(&engine, ready, &shutdown).await;
     engine.stop().await;
@@ -84,19 +88,24 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     result
 }
 
-fn of_engine(settings: &Settings) -> Result<engine::Settings> {
-    let path = settings.database.strip_prefix("sqlite:").ok_or_else(|| {
-        Error::invalid(format!("the database {:?} is not one this release has; use sqlite:PATH", settings.database))
-    })?;
-    Ok(engine::Settings {
-        database: PathBuf::from(path),
+fn of_engine(settings: &Settings) -> engine::Settings {
+    let database = match settings.database.strip_prefix("sqlite:") {
+        Some(path) => Location::Sqlite { path: PathBuf::from(path) },
+        None => {
+            // A worker holds a connection while it commits; calls share the others.
+            let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
+            Location::Postgres(Remote { connections, ..Remote::at(settings.database.clone()) })
+        }
+    };
+    engine::Settings {
+        database,
         workers: settings.workers,
         sweep: settings.sweep,
         retention: settings.retention,
         stock_blueprints: settings.stock_blueprints,
         machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         address: format!("unix:{}", settings.socket.display()),
-    })
+    }
 }
 
 /// All ways in, open but not yet answered.

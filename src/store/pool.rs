@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::row::{Columns, Row};
 use super::statement::sql;
+use super::step::pool_of;
 use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::Lease;
@@ -16,6 +17,9 @@ const AHEAD: i64 = 256;
 const BLUEPRINTS: &str = "SELECT * FROM blueprint WHERE resource_type = $1 ORDER BY name";
 const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
                           WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
+const CANDIDATES_ON_POSTGRES: &str =
+    "SELECT r.*, (SELECT string_agg(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
+     WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
 const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
                      AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
@@ -43,11 +47,12 @@ fn built(rows: &[Row]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
 }
 
 impl Tx {
-    /// What could serve this lease, as of now.
+    /// What could serve this lease, as of now and until the commit.
     pub async fn pool_view(&mut self, lease: &Lease) -> Result<PoolView> {
+        self.lock_pool(&pool_of(&lease.spec.resource_type)).await?;
         let of = || lease.spec.resource_type.clone();
         let blueprints = self.fetch(sql(BLUEPRINTS).bind(of())).await?;
-        let candidates = self.fetch(sql(CANDIDATES).bind(of())).await?;
+        let candidates = self.fetch(sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of())).await?;
         let limited = self.fetch(sql(BUILT).bind(of())).await?;
         let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
         let ahead = self.fetch(queue).await?;
@@ -65,7 +70,7 @@ impl Store {
     pub async fn pool_view(&self, lease: &Lease) -> Result<PoolView> {
         let of = || lease.spec.resource_type.clone();
         let blueprints = sql(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await?;
-        let candidates = sql(CANDIDATES).bind(of()).fetch_all(self.readers()).await?;
+        let candidates = sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of()).fetch_all(self.readers()).await?;
         let limited = sql(BUILT).bind(of()).fetch_all(self.readers()).await?;
         let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
         let ahead = queue.fetch_all(self.readers()).await?;

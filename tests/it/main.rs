@@ -13,6 +13,7 @@ mod harness;
 mod host;
 mod peers;
 mod place;
+mod postgres;
 mod protocol;
 mod queue;
 mod rpc;

@@ -9,6 +9,18 @@ use drydock::model::{LeaseState, ResourceState};
 
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+crate::postgres::on_postgres_too! {
+    a_cascade_cancelled_at_any_call_leaves_nothing,
+    a_cascade_cancelled_after_any_commit_leaves_nothing,
+    a_build_that_nobody_wants_any_more_is_told,
+    a_host_lease_in_use_is_not_released_unless_forced,
+    a_released_resource_takes_its_leases_along_only_by_force,
+    a_part_that_is_torn_out_by_force_breaks_the_whole,
+    an_expired_lease_ends_with_its_whole_tree,
+    a_restart_in_the_middle_goes_on_with_the_same_lease,
+    whoever_leaves_while_it_gives_back_takes_no_claim_along,
+}
+
 /// A small sandcastle: a top on a host, with two branches, one of them with a part of its own.
 fn castle(world: &Arc<World>) -> Vec<TestKind> {
     vec![

@@ -1,7 +1,6 @@
 //! A real engine on a real file, with blueprints whose steps are written by the test, and a world that they act on.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,11 +13,10 @@ use drydock::model::id::LeaseId;
 use drydock::model::{Field, FieldType, Kind, Lease, LeaseSpec, LeaseState, Limits, StringMap, Task, TaskState};
 use drydock::store::ListQuery;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 
-use super::asking::settings;
+use super::asking::{Keep, settings};
 pub(crate) use super::asking::{admin, ask, folder, user};
 
 /// Nothing in here takes longer, even on a busy machine.
@@ -320,7 +318,7 @@ impl Blueprint for TestKind {
 
 /// An engine of the test, its clock and its world.
 pub(crate) struct Bench {
-    folder: TempDir,
+    keep: Keep,
     engine: Option<Arc<Engine>>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) world: Arc<World>,
@@ -334,9 +332,9 @@ impl Bench {
         let all = kinds.into_iter().map(|kind| Arc::new(kind) as Arc<dyn Blueprint>).collect();
         let registry = Registry::new(all);
         let clock = ManualClock::at(NOON);
-        let folder = folder();
-        let engine = Engine::start(&settings(&folder, workers), registry.clone(), clock.clone()).await.unwrap();
-        let bench = Self { folder, engine: Some(engine), clock, world, registry };
+        let keep = Keep::new().await;
+        let engine = Engine::start(&settings(&keep, workers), registry.clone(), clock.clone()).await.unwrap();
+        let bench = Self { keep, engine: Some(engine), clock, world, registry };
         for draft in drafts.drain(..) {
             bench.apply(draft).await;
         }
@@ -347,7 +345,7 @@ impl Bench {
     pub(crate) async fn restart(&mut self, workers: usize) {
         self.engine().stop().await;
         self.engine = None;
-        let settings = settings(&self.folder, workers);
+        let settings = settings(&self.keep, workers);
         let started = eventually("the file is free", async || {
             Engine::start(&settings, self.registry.clone(), self.clock.clone()).await.ok()
         })
@@ -359,8 +357,9 @@ impl Bench {
         self.engine.as_ref().expect("it runs")
     }
 
-    pub(crate) fn database(&self) -> PathBuf {
-        self.folder.path().join("drydock.db")
+    /// As sqlx wants it.
+    pub(crate) fn database(&self) -> String {
+        self.keep.url()
     }
 
     pub(crate) async fn apply(&self, draft: BlueprintDraft) {
