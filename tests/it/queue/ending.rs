@@ -9,6 +9,7 @@ use drydock::model::{LeaseState, ResourceState};
 
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+// But for the caller that leaves while it gives back: there a look is a trip to the server, during which nothing is given back.
 crate::postgres::on_postgres_too! {
     a_cascade_cancelled_at_any_call_leaves_nothing,
     a_cascade_cancelled_after_any_commit_leaves_nothing,
@@ -18,7 +19,6 @@ crate::postgres::on_postgres_too! {
     a_part_that_is_torn_out_by_force_breaks_the_whole,
     an_expired_lease_ends_with_its_whole_tree,
     a_restart_in_the_middle_goes_on_with_the_same_lease,
-    whoever_leaves_while_it_gives_back_takes_no_claim_along,
 }
 
 /// A small sandcastle: a top on a host, with two branches, one of them with a part of its own.

@@ -28,7 +28,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// Waits until `look` finds something; `what` is said when it does not in time.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
-    let mut ticks = interval(MILLISECOND);
+    // A look is a trip to the server there.
+    let mut ticks = interval(if crate::postgres::is_chosen() { 10 * MILLISECOND } else { MILLISECOND });
     loop {
         if let Some(found) = look().await {
             return found;
