@@ -94,7 +94,8 @@ fn of_engine(settings: &Settings) -> engine::Settings {
         None => {
             // A worker holds a connection while it commits; calls share the others.
             let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
-            Location::Postgres(Remote { connections, ..Remote::at(settings.database.clone()) })
+            let home = format!("{}:{}", machine(), settings.data_dir.display());
+            Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
         }
     };
     engine::Settings {
@@ -103,9 +104,13 @@ fn of_engine(settings: &Settings) -> engine::Settings {
         sweep: settings.sweep,
         retention: settings.retention,
         stock_blueprints: settings.stock_blueprints,
-        machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        machine: machine(),
         address: format!("unix:{}", settings.socket.display()),
     }
+}
+
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// All ways in, open but not yet answered.

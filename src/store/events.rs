@@ -51,8 +51,12 @@ pub(super) const INSERT: &str = "INSERT INTO event (seq, id, time, kind, reason,
 /// The next ones that are shown.
 pub(super) const AFTER: &str =
     concat!("SELECT * FROM event WHERE seq > $1 AND seq < ", horizon!(), " ORDER BY seq LIMIT 500");
-/// Whether there are some that are not shown yet.
-pub(super) const BEYOND: &str = concat!("SELECT count(*) AS n FROM event WHERE seq >= ", horizon!());
+/// How many there are that are not shown yet; and the next timer, since whoever looks for the one looks for the other.
+pub(super) const BEYOND: &str = concat!(
+    "SELECT (SELECT count(*) FROM event WHERE seq >= ",
+    horizon!(),
+    ") AS beyond, (SELECT min(run_at) FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL) AS timer"
+);
 /// After the database was moved to another cluster, whose transactions are numbered anew.
 pub(super) const LIFT: &str = "UPDATE event_origin SET base = (SELECT max(seq) FROM event) + 1 - (pg_current_xact_id()::text::bigint << 20) \
                                WHERE (SELECT max(seq) FROM event) >= base + ((pg_current_xact_id()::text::bigint + 1) << 20)";

@@ -106,7 +106,7 @@ enum Writer {
     /// The one thread, and the lock on the file, held as long as the store is.
     Sqlite { thread: mpsc::Sender<Box<dyn writer::Operation>>, _lock: std::fs::File },
     /// Tasks beside it end with the store.
-    Postgres { writer: Arc<postgres::Writer>, _tasks: DropGuard },
+    Postgres { writer: Arc<postgres::Writer>, home: Arc<str>, _tasks: DropGuard },
 }
 
 impl Store {
@@ -158,6 +158,15 @@ impl Store {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.inner.writer, Writer::Postgres { .. })
+    }
+
+    /// This daemon's machine and data folder, when there may be other daemons.
+    #[must_use]
+    pub fn home(&self) -> Option<&str> {
+        match &self.inner.writer {
+            Writer::Sqlite { .. } => None,
+            Writer::Postgres { home, .. } => Some(home),
+        }
     }
 
     /// Looks what other daemons have done that we were not told: for the sweep.

@@ -47,6 +47,7 @@ impl Store {
                 (readers, Writer::Sqlite { thread: writer, _lock: lock })
             }
             Location::Postgres(remote) => {
+                let home: Arc<str> = remote.home.as_str().into();
                 let shared = postgres::Shared {
                     clock: clock.clone(),
                     news: news.clone(),
@@ -54,7 +55,7 @@ impl Store {
                     count: Arc::clone(&statements),
                 };
                 let (readers, writer, tasks) = postgres::open(remote, shared).await?;
-                (Readers::Postgres(readers), Writer::Postgres { writer, _tasks: tasks })
+                (Readers::Postgres(readers), Writer::Postgres { writer, home: Arc::clone(&home), _tasks: tasks })
             }
         };
         let operations = AtomicU64::new(0);

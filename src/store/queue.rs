@@ -181,6 +181,23 @@ impl Store {
         .await
     }
 
+    /// Hands a claim over to the daemon of this home: from now on nobody else takes a step of its task.
+    pub async fn hand_over(&self, claim: &Claim, home: &str) -> Result<()> {
+        let (claim, home) = (claim.clone(), home.to_owned());
+        self.write(move |tx| {
+            let (claim, home) = (claim.clone(), home.clone());
+            Box::pin(async move {
+                let task = sql("UPDATE task SET home = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3")
+                    .bind(home)
+                    .bind(claim.task.to_string())
+                    .bind(claim.attempt);
+                tx.execute(task).await?;
+                tx.hand_back(&claim).await
+            })
+        })
+        .await
+    }
+
     /// Whether a claim has run out without being renewed.
     pub async fn has_lapsed_claims(&self) -> Result<bool> {
         let row = sql("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
@@ -198,7 +215,7 @@ impl Store {
     }
 }
 
-pub(super) fn next_timer() -> Statement {
+fn next_timer() -> Statement {
     sql("SELECT min(run_at) AS at FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL")
 }
 
@@ -229,7 +246,12 @@ impl Tx {
 
     /// The subject of the task that a claim of any would get, if nobody else takes it.
     pub(super) async fn first_ready(&mut self) -> Result<Option<Subject>> {
-        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1");
+        let home = self.session.home();
+        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1")
+            .on_postgres(
+                "SELECT subject FROM task WHERE state = 'READY' AND (home IS NULL OR home = $1) ORDER BY band, ord, depth DESC, id LIMIT 1",
+            )
+            .bind(home);
         self.fetch_one(first).await?.map(|row| subject(&Columns(&row).text("subject")?)).transpose()
     }
 
@@ -243,7 +265,8 @@ impl Tx {
             )
             .on_postgres(claim_on_postgres!(
                 "WITH",
-                "SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED"
+                "SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) \
+                 ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED"
             )),
             // The tree of this root, and whatever that tree waits for, however far away.
             Scope::Root(_) => sql(
@@ -256,7 +279,7 @@ impl Tx {
             .on_postgres(claim_on_postgres!(
                 "WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
                  UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id),",
-                "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state = 'READY' \
+                "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state = 'READY' AND (t.home IS NULL OR t.home = $4) \
                  ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED"
             )),
         };
@@ -264,6 +287,7 @@ impl Tx {
         if let Scope::Root(root) = scope {
             statement = statement.bind(root.to_string());
         }
+        let statement = statement.bind(self.session.home());
         self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
     }
 

@@ -28,6 +28,11 @@ pub(super) trait Session: Send {
 
     fn dialect(&self) -> Dialect;
 
+    /// The daemon's machine and data folder, where there may be others.
+    fn home(&self) -> String {
+        String::new()
+    }
+
     /// Why the transaction may be worth another try.
     fn trouble(&self) -> Option<Trouble> {
         None

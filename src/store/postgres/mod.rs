@@ -31,6 +31,8 @@ pub struct Remote {
     pub url: String,
     /// Connections that this daemon keeps at most, those to listen and to tell not counted; at least 2.
     pub connections: u32,
+    /// The machine and data folder of this daemon: what is on a local host belongs to the daemon whose machine it is.
+    pub home: String,
     /// Whether others are told at once what is committed here; only tests switch it off.
     pub notify: bool,
 }
@@ -39,7 +41,7 @@ impl Remote {
     /// As many connections as suit a few workers.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), connections: 12, notify: true }
+        Self { url: url.into(), connections: 12, home: String::new(), notify: true }
     }
 }
 

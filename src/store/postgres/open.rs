@@ -53,8 +53,9 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
         stop: stop.clone(),
     };
     watch.start().await?;
+    let home = remote.home.as_str().into();
     let Shared { clock, news, idle, count } = shared;
-    Ok((readers, Arc::new(Writer { pool, clock, news, idle, count, tidings }), stop.drop_guard()))
+    Ok((readers, Arc::new(Writer { pool, clock, news, idle, count, tidings, home }), stop.drop_guard()))
 }
 
 fn options(url: &str) -> Result<PgConnectOptions> {

@@ -83,6 +83,7 @@ fn cells(row: &PgRow) -> Result<Vec<Cell>, sqlx::Error> {
 pub(super) struct Session {
     connection: PoolConnection<Postgres>,
     count: Arc<AtomicU64>,
+    home: Arc<str>,
     /// How long it waits for a lock: not long, since two may wait for each other.
     patience: Duration,
     /// A transaction has begun and not ended.
@@ -93,8 +94,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(connection: PoolConnection<Postgres>, count: Arc<AtomicU64>, patience: Duration) -> Self {
-        Self { connection, count, patience, open: false, failed: false, trouble: None }
+    pub(super) fn new(
+        connection: PoolConnection<Postgres>,
+        count: Arc<AtomicU64>,
+        home: Arc<str>,
+        patience: Duration,
+    ) -> Self {
+        Self { connection, count, home, patience, open: false, failed: false, trouble: None }
     }
 
     fn fails(&mut self, error: sqlx::Error) -> Error {
@@ -162,6 +168,10 @@ impl tx::Session for Session {
 
     fn dialect(&self) -> Dialect {
         Dialect::Postgres
+    }
+
+    fn home(&self) -> String {
+        self.home.to_string()
     }
 
     fn trouble(&self) -> Option<Trouble> {

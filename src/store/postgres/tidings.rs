@@ -16,7 +16,7 @@ use crate::model::id::LeaseId;
 use crate::store::readers::Readers;
 use crate::store::row::Columns;
 use crate::store::statement::sql;
-use crate::store::{News, events, queue};
+use crate::store::{News, events};
 
 const CHANNEL: &str = "drydock";
 /// At most one NOTIFY in this time: a commit that notifies takes a lock of the whole server.
@@ -108,6 +108,9 @@ impl Watch {
     /// One look; whether there is nothing left to look for.
     async fn round(&self, last: &mut i64) -> Result<bool> {
         let mut news = News::default();
+        // First: what has its turn between these two looks is found by the second.
+        let rest = sql(events::BEYOND).fetch_one(&self.readers).await?;
+        let rest = Columns(&rest);
         for row in sql(events::AFTER).bind(*last).fetch_all(&self.readers).await? {
             news.events.push(events::event(&row)?);
         }
@@ -117,27 +120,22 @@ impl Watch {
         }
         if self.tidings.others.swap(false, Ordering::Relaxed) {
             self.hear(&mut news).await?;
+            news.timer = rest.maybe_integer("timer")?;
         }
         if !news.events.is_empty() || news.ready > 0 || news.timer.is_some() {
             // Nobody may be listening; that is fine.
             let _ = self.news.send(Arc::new(news));
         }
-        if full {
-            return Ok(false);
-        }
-        let beyond = sql(events::BEYOND).fetch_one(&self.readers).await?;
-        Ok(Columns(&beyond).integer("n")? == 0)
+        Ok(!full && rest.integer("beyond")? == 0)
     }
 
-    /// What is ready now, and the next timer, whoever made them so.
+    /// What is ready now, whoever made it so.
     async fn hear(&self, news: &mut News) -> Result<()> {
         let ready = sql("SELECT root_id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT $1");
         let rows = ready.bind(HEARD).fetch_all(&self.readers).await?;
         news.ready = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let roots = rows.iter().map(|row| Ok(Columns(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
         news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<HashSet<_>>>()?;
-        let next = queue::next_timer().fetch_one(&self.readers).await?;
-        news.timer = Columns(&next).maybe_integer("at")?;
         Ok(())
     }
 

@@ -34,6 +34,7 @@ pub(in crate::store) struct Writer {
     pub(super) idle: Arc<Idle>,
     pub(super) count: Arc<AtomicU64>,
     pub(super) tidings: Arc<Tidings>,
+    pub(super) home: Arc<str>,
 }
 
 /// How a run ended.
@@ -90,7 +91,7 @@ impl Writer {
             Ok(connection) => connection,
             Err(error) => return end(failure::trouble(&error), operation, failure::failed(error)),
         };
-        let session = Session::new(connection, Arc::clone(&self.count), patience);
+        let session = Session::new(connection, Arc::clone(&self.count), Arc::clone(&self.home), patience);
         let mut tx = Tx::new(Box::new(session), Arc::clone(&self.clock));
         if let Err(error) = tx.begin().await {
             return end(tx.trouble(), operation, error);

@@ -2,7 +2,9 @@
 //!
 //! `.ci/tools test` installs it. Where it is missing these tests say so and end; in CI they fail.
 
+mod daemons;
 mod server;
+mod sharing;
 
 use std::cell::Cell;
 
@@ -18,10 +20,15 @@ pub(crate) fn is_chosen() -> bool {
     CHOSEN.get()
 }
 
+/// Says where what this thread starts from now on keeps its things.
+pub(crate) fn choose(postgres: bool) {
+    CHOSEN.set(postgres);
+}
+
 /// Runs a case on PostgreSQL that runs on SQLite by itself.
 pub(crate) fn with_it(case: fn()) {
     if is_installed() {
-        CHOSEN.set(true);
+        choose(true);
         case();
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A failing trace says its seed; `DRYDOCK_TRACE_SEED=n` runs that one alone.
 
+mod differential;
 mod operations;
 
 use std::collections::BTreeSet;

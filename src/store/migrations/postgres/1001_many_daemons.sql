@@ -5,6 +5,9 @@
 CREATE TABLE event_origin (base BIGINT NOT NULL, purged BIGINT NOT NULL);
 INSERT INTO event_origin (base, purged) VALUES (0, 0);
 
+-- The daemon, by machine and data folder, that alone can take a task's steps: what they are about is on its machine.
+ALTER TABLE task ADD COLUMN home TEXT COLLATE "C";
+
 -- Rows that change all the time: room for their next version on the same page, and no long wait for a clean-up.
 ALTER TABLE task SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 ALTER TABLE wait SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
