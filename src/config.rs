@@ -277,7 +277,10 @@ fn check_database(said: &Said) -> Result<String> {
         Some(path) if !path.is_empty() => {
             Ok(format!("sqlite:{}", absolute(path.strip_prefix("//").unwrap_or(path))?.display()))
         }
-        _ => Err(Error::invalid(format!("database {url:?} ({}) is not of the form sqlite:PATH or postgres://USER@HOST/NAME", said.origin))),
+        _ => Err(Error::invalid(format!(
+            "database {url:?} ({}) is not of the form sqlite:PATH or postgres://USER@HOST/NAME",
+            said.origin
+        ))),
     }
 }
 

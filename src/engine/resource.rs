@@ -55,7 +55,8 @@ impl Engine {
                 let ctx = self.context(&resource, record, None, running.cancel.clone()).await?;
                 met = ctx.needs.keys().cloned().collect();
                 let mut step = kind.build(&ctx).await;
-                if let (Step::Ready(facts), Some(home), true) = (&mut step, self.store.home(), kind.is_of_its_daemon()) {
+                if let (Step::Ready(facts), Some(home), true) = (&mut step, self.store.home(), kind.is_of_its_daemon())
+                {
                     facts.insert(DAEMON_FACT.to_owned(), home.to_owned());
                 }
                 if running.cancel.is_cancelled() && self.is_draining() {

@@ -75,8 +75,11 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
     let links = Arc::new(Links::open(&settings.data_dir.join("ssh")).await?);
     // Several daemons go by the clock of the database that they share.
-    let clock: SharedClock =
-        if settings.database.starts_with("sqlite:") { Arc::new(SystemClock) } else { HeardClock::at(SystemClock.now()) };
+    let clock: SharedClock = if settings.database.starts_with("sqlite:") {
+        Arc::new(SystemClock)
+    } else {
+        HeardClock::at(SystemClock.now())
+    };
     let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock));
     let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
     kinds.push(Arc::new(boxes));
@@ -88,8 +91,10 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     result
 }
 
-fn of_engine(settings: &Settings) -> engine::Settings {
-    let database = match settings.database.strip_prefix("sqlite:") {
+/// Where a daemon with these settings keeps everything.
+#[must_use]
+pub fn location(settings: &Settings) -> Location {
+    match settings.database.strip_prefix("sqlite:") {
         Some(path) => Location::Sqlite { path: PathBuf::from(path) },
         None => {
             // A worker holds a connection while it commits; calls share the others.
@@ -97,9 +102,12 @@ fn of_engine(settings: &Settings) -> engine::Settings {
             let home = format!("{}:{}", machine(), settings.data_dir.display());
             Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
         }
-    };
+    }
+}
+
+fn of_engine(settings: &Settings) -> engine::Settings {
     engine::Settings {
-        database,
+        database: location(settings),
         workers: settings.workers,
         sweep: settings.sweep,
         retention: settings.retention,

@@ -12,6 +12,7 @@
 //! each other is in `locks`.
 
 mod blueprints;
+mod copy;
 mod effects;
 mod events;
 mod idle;

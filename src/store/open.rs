@@ -117,7 +117,7 @@ fn unreadable(path: &str, error: sqlx::Error) -> Error {
 }
 
 /// One daemon per file: the lock goes with the process, however it dies.
-fn lock(database: &Path) -> Result<std::fs::File> {
+pub(super) fn lock(database: &Path) -> Result<std::fs::File> {
     let path = database.with_extension("lock");
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|error| {
         Error::new(Reason::StoreUnavailable, format!("cannot open the lock file {}", path.display())).because(error)
@@ -133,7 +133,7 @@ fn lock(database: &Path) -> Result<std::fs::File> {
 }
 
 /// On a connection of its own, since the migrator is the same for all databases.
-async fn migrate(path: &Path) -> Result<()> {
+pub(super) async fn migrate(path: &Path) -> Result<()> {
     sqlx::any::install_default_drivers();
     let path = path.to_str().ok_or_else(|| {
         Error::invalid(format!("the database's path {} is not UTF-8; choose another", path.display()))

@@ -17,8 +17,7 @@ const AHEAD: i64 = 256;
 const BLUEPRINTS: &str = "SELECT * FROM blueprint WHERE resource_type = $1 ORDER BY name";
 const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
                           WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
-const CANDIDATES_ON_POSTGRES: &str =
-    "SELECT r.*, (SELECT string_agg(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
+const CANDIDATES_ON_POSTGRES: &str = "SELECT r.*, (SELECT string_agg(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
      WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
 const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
@@ -70,7 +69,8 @@ impl Store {
     pub async fn pool_view(&self, lease: &Lease) -> Result<PoolView> {
         let of = || lease.spec.resource_type.clone();
         let blueprints = sql(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await?;
-        let candidates = sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of()).fetch_all(self.readers()).await?;
+        let candidates =
+            sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of()).fetch_all(self.readers()).await?;
         let limited = sql(BUILT).bind(of()).fetch_all(self.readers()).await?;
         let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
         let ahead = queue.fetch_all(self.readers()).await?;

@@ -64,7 +64,16 @@ pub struct Tx {
 
 impl Tx {
     pub(super) fn new(session: Box<dyn Session>, clock: SharedClock) -> Self {
-        Self { session, locks: HashSet::new(), overtaken: false, clock, now: 0, news: News::default(), wrote: false, wrote_at_all: false }
+        Self {
+            session,
+            locks: HashSet::new(),
+            overtaken: false,
+            clock,
+            now: 0,
+            news: News::default(),
+            wrote: false,
+            wrote_at_all: false,
+        }
     }
 
     /// The time of this transaction.

@@ -21,7 +21,7 @@ use super::statement::{Answer, Statement};
 use super::tx::Trouble;
 use crate::error::Result;
 
-pub(super) use open::{Shared, open};
+pub(super) use open::{Shared, migrate, open, session};
 pub(super) use writer::Writer;
 
 /// A database on a server.
@@ -33,7 +33,7 @@ pub struct Remote {
     pub connections: u32,
     /// The machine and data folder of this daemon: what is on a local host belongs to the daemon whose machine it is.
     pub home: String,
-    /// Whether others are told at once what is committed here; only tests switch it off.
+    /// Whether others are told at once what is committed here, and are heard; only tests switch it off.
     pub notify: bool,
 }
 

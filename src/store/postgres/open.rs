@@ -10,6 +10,8 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::failure::failed;
+use super::session::Session;
 use super::tidings::{Tidings, Watch};
 use super::{Readers, Remote, Writer};
 use crate::clock::{Micros, SharedClock};
@@ -17,14 +19,15 @@ use crate::error::{Error, Reason, Result};
 use crate::store::idle::Idle;
 use crate::store::open::{migrator, not_migrated};
 use crate::store::statement::Dialect;
-use crate::store::{self, News, events};
+use crate::store::{self, News, events, tx};
 
 /// More than there are literal statements, so that each is prepared once on a connection.
 const PREPARED: usize = 512;
 /// What this release knows how to use.
 const OLDEST: i32 = 150_000;
 /// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still holds up others.
-const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET timezone = 'UTC'";
+const SETTINGS: &str =
+    "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET timezone = 'UTC'";
 /// How long an operation waits for a connection.
 const FREE_CONNECTION: Duration = Duration::from_secs(15);
 
@@ -39,7 +42,7 @@ pub(in crate::store) struct Shared {
 /// Opens the database and brings it to this version.
 pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(Readers, Arc<Writer>, DropGuard)> {
     let options = options(&remote.url)?;
-    let told = migrate(&options).await?;
+    let told = bring_up(&options).await?;
     shared.clock.hear(told);
     let pool = pool(&options, remote.connections.max(2));
     let readers = Readers { pool: pool.clone(), count: Arc::clone(&shared.count), looks: Arc::default() };
@@ -56,6 +59,17 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
     let home = remote.home.as_str().into();
     let Shared { clock, news, idle, count } = shared;
     Ok((readers, Arc::new(Writer { pool, clock, news, idle, count, tidings, home }), stop.drop_guard()))
+}
+
+/// Brings the database to this version.
+pub(in crate::store) async fn migrate(remote: &Remote) -> Result<()> {
+    bring_up(&options(&remote.url)?).await.map(drop)
+}
+
+/// One connection, for a transaction that nobody is to meet.
+pub(in crate::store) async fn session(remote: &Remote) -> Result<Box<dyn tx::Session>> {
+    let connection = pool(&options(&remote.url)?, 1).acquire().await.map_err(failed)?;
+    Ok(Box::new(Session::new(connection, Arc::default(), remote.home.as_str().into(), Duration::from_secs(10))))
 }
 
 fn options(url: &str) -> Result<PgConnectOptions> {
@@ -84,7 +98,7 @@ fn which(options: &PgConnectOptions) -> String {
 }
 
 /// Brings the database to this version, one daemon at a time; answers its clock.
-async fn migrate(options: &PgConnectOptions) -> Result<Micros> {
+async fn bring_up(options: &PgConnectOptions) -> Result<Micros> {
     let which = which(options);
     let mut connection = options.connect().await.map_err(|error| unreachable(&which, error))?;
     let outcome = bring(&mut connection, &which).await;
@@ -99,9 +113,14 @@ async fn bring(connection: &mut PgConnection, which: &str) -> Result<Micros> {
     let version: i32 = row.await.and_then(|row| row.try_get(0)).map_err(failed)?;
     if version < OLDEST {
         let (major, oldest) = (version / 10_000, OLDEST / 10_000);
-        return Err(Error::invalid(format!("the database {which} is PostgreSQL {major}; drydock needs {oldest} or newer")));
+        return Err(Error::invalid(format!(
+            "the database {which} is PostgreSQL {major}; drydock needs {oldest} or newer"
+        )));
     }
-    migrator(Dialect::Postgres).run_direct(None, connection, false).await.map_err(|error| not_migrated(which, error))?;
+    migrator(Dialect::Postgres)
+        .run_direct(None, connection, false)
+        .await
+        .map_err(|error| not_migrated(which, error))?;
     sqlx::raw_sql(events::LIFT).execute(&mut *connection).await.map_err(failed)?;
     let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
     sqlx::query(now).fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)

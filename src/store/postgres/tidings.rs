@@ -32,7 +32,7 @@ const HEARD: i64 = 64;
 pub(super) struct Tidings {
     /// The name under which we tell, so that we do not listen to ourselves.
     me: String,
-    notify: bool,
+    pub(super) notify: bool,
     /// Something was committed here that others may want to know.
     to_tell: Notify,
     /// There may be new events.
@@ -83,7 +83,9 @@ impl Watch {
         let (follow, tell, listen) = (self.clone(), self.clone(), self);
         tokio::spawn(async move { follow.stop.clone().run_until_cancelled(follow.follow(last)).await });
         tokio::spawn(async move { tell.stop.clone().run_until_cancelled(tell.tell()).await });
-        tokio::spawn(async move { listen.stop.clone().run_until_cancelled(listen.listen()).await });
+        if listen.tidings.notify {
+            tokio::spawn(async move { listen.stop.clone().run_until_cancelled(listen.listen()).await });
+        }
         Ok(())
     }
 

@@ -173,7 +173,8 @@ impl Writer {
 fn end(trouble: Option<Trouble>, operation: Box<dyn Operation>, error: Error) -> End {
     if let Some(trouble) = trouble {
         let busy = "the database is too busy with the same things; nothing was written; try again";
-        let error = if trouble == Trouble::Met { Error::new(Reason::StoreUnavailable, busy).because(error) } else { error };
+        let error =
+            if trouble == Trouble::Met { Error::new(Reason::StoreUnavailable, busy).because(error) } else { error };
         return End::Again(trouble, operation, Some(error));
     }
     operation.answer(Err(&error));

@@ -34,9 +34,12 @@ fn text(bytes: &[u8]) -> String {
 
 impl Daemon {
     fn start(database: &Database) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), &database.url)
+    }
+
+    fn on(folder: TempDir, database: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_drydock"))
-            .args(["serve", "--workers", "2", "--database", &database.url, "--data-dir"])
+            .args(["serve", "--workers", "2", "--database", database, "--data-dir"])
             .arg(folder.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -81,11 +84,17 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    async fn serves(&self) {
+        eventually("it serves", async || self.drydock(&["health"]).status.success().then_some(())).await;
+    }
+}
+
 /// Three that answer.
 async fn three(database: &Database) -> Vec<Daemon> {
     let daemons: Vec<Daemon> = (0..3).map(|_| Daemon::start(database)).collect();
     for daemon in &daemons {
-        eventually("it serves", async || daemon.drydock(&["health"]).status.success().then_some(())).await;
+        daemon.serves().await;
     }
     daemons
 }
@@ -168,4 +177,44 @@ async fn a_newer_database_ends_a_daemon_with_78() {
     let mut daemon = Daemon::start(&database);
     let ended = timeout(PATIENCE, tokio::task::spawn_blocking(move || daemon.child.wait().unwrap()));
     assert_eq!(ended.await.unwrap().unwrap().code(), Some(78));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_in_a_file_moves_to_a_server_with_all_that_is_leased() {
+    if !is_installed() {
+        return;
+    }
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let file = format!("sqlite:{}", path.join("drydock.db").display());
+    let mut before = Daemon::on(folder, &file);
+    before.serves().await;
+    let lease = before.ok(&["lease", "acquire", "host"]).trim().to_owned();
+    before.ok(&["exec", &lease, "--", "sh", "-c", "echo kept >kept"]);
+    let to = ["database", "copy", "--to", &database.url, "--data-dir"];
+    let copy = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
+        command.env_clear().env("HOME", &path).args(to).arg(&path).output().unwrap()
+    };
+    let refused = copy();
+    assert_eq!(refused.status.code(), Some(78), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("another daemon has the database"), "{}", text(&refused.stderr));
+    before.child.kill().unwrap();
+    before.child.wait().unwrap();
+    let copied = copy();
+    assert!(copied.status.success() && text(&copied.stdout).contains(" 1 lease\n"), "{copied:?}");
+    let again = copy();
+    assert_eq!(again.status.code(), Some(78), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("not empty"), "{}", text(&again.stderr));
+
+    let kept = std::mem::replace(&mut before.folder, tempfile::tempdir().unwrap());
+    let (after, other) = (Daemon::on(kept, &database.url), Daemon::start(&database));
+    after.serves().await;
+    other.serves().await;
+    assert_eq!(after.ok(&["exec", &lease, "--", "cat", "kept"]), "kept\n");
+    assert!(text(&other.drydock(&["exec", &lease, "--", "cat", "kept"]).stderr).contains("HOST_UNREACHABLE"));
+    let told = other.json(&["event", "list", "--subject", &lease]);
+    assert!(told["events"].as_array().is_some_and(|events| events.len() >= 2), "{told:#}");
+    other.ok(&["lease", "release", &lease, "--wait"]);
 }

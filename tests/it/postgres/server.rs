@@ -59,9 +59,11 @@ fn folder_of_programs() -> Option<PathBuf> {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();
     versions.sort_by_key(|path| path.iter().nth(4).and_then(|name| name.to_str()?.parse::<u32>().ok()));
-    versions.into_iter().rev().chain(std::env::split_paths(&path)).find(|folder| {
-        ["initdb", "postgres"].iter().all(|program| folder.join(program).exists())
-    })
+    versions
+        .into_iter()
+        .rev()
+        .chain(std::env::split_paths(&path))
+        .find(|folder| ["initdb", "postgres"].iter().all(|program| folder.join(program).exists()))
 }
 
 /// Whether there is one; says what is not run, which in CI is a failure.
@@ -107,7 +109,8 @@ impl Server {
         for setting in SETTINGS {
             life.args(["-c", setting]);
         }
-        let life = life.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+        let life =
+            life.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
         Self { folder, _life: life }
     }
 
@@ -117,8 +120,10 @@ impl Server {
     }
 
     async fn admin(&self) -> PgConnection {
-        eventually("the server answers", async || self.url("postgres").parse::<PgConnectOptions>().unwrap().connect().await.ok())
-            .await
+        eventually("the server answers", async || {
+            self.url("postgres").parse::<PgConnectOptions>().unwrap().connect().await.ok()
+        })
+        .await
     }
 }
 

@@ -35,7 +35,9 @@ pub(super) async fn postgres() -> Option<Ground> {
     }
     let database = crate::postgres::database().await;
     let clock = ManualClock::at(NOON);
-    let store = Store::open(&Location::Postgres(Remote::at(&database.url)), clock.clone()).await.unwrap();
+    // There are no others to be heard.
+    let remote = Remote { notify: false, ..Remote::at(&database.url) };
+    let store = Store::open(&Location::Postgres(remote), clock.clone()).await.unwrap();
     Some(Ground { store, clock, _keep: Box::new(database) })
 }
 

@@ -37,7 +37,8 @@ async fn a_newer_database_is_refused_and_left_alone() {
     let folder = folder();
     let location = Location::Sqlite { path: folder.path().join("drydock.db") };
     drop(Store::open(&location, ManualClock::at(NOON)).await.unwrap());
-    let options: AnyConnectOptions = format!("sqlite://{}", folder.path().join("drydock.db").display()).parse().unwrap();
+    let options: AnyConnectOptions =
+        format!("sqlite://{}", folder.path().join("drydock.db").display()).parse().unwrap();
     let mut connection = options.connect().await.unwrap();
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
     sqlx::query(newer).execute(&mut connection).await.unwrap();

@@ -119,7 +119,11 @@ impl Side {
     async fn settle(&self) {
         let store = self.bench.engine().store();
         eventually("nothing is to be done now", async || {
-            let due = store.next_timer().await.unwrap().is_some_and(|at| at <= drydock::clock::Clock::now(&*self.bench.clock));
+            let due = store
+                .next_timer()
+                .await
+                .unwrap()
+                .is_some_and(|at| at <= drydock::clock::Clock::now(&*self.bench.clock));
             (!due && !store.is_busy().await.unwrap()).then_some(())
         })
         .await;
