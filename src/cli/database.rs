@@ -15,7 +15,7 @@ use crate::store::{Location, Store};
 pub enum Database {
     /// Bring the database to the version of this program, made when missing.
     Migrate(Flags),
-    /// Copy the database in a file to an empty one on a PostgreSQL server; the file stays as it is.
+    /// Copy the database in a file to an empty one on a server; the file stays as it is.
     Copy {
         /// Where it is, as for the daemon that used it.
         #[command(flatten)]

@@ -94,15 +94,13 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
 /// Where a daemon with these settings keeps everything.
 #[must_use]
 pub fn location(settings: &Settings) -> Location {
-    match settings.database.strip_prefix("sqlite:") {
-        Some(path) => Location::Sqlite { path: PathBuf::from(path) },
-        None => {
-            // A worker holds a connection while it commits; calls share the others.
-            let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
-            let home = format!("{}:{}", machine(), settings.data_dir.display());
-            Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
-        }
+    if let Some(path) = settings.database.strip_prefix("sqlite:") {
+        return Location::Sqlite { path: PathBuf::from(path) };
     }
+    // A worker holds a connection while it commits; calls share the others.
+    let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
+    let home = format!("{}:{}", machine(), settings.data_dir.display());
+    Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
 }
 
 fn of_engine(settings: &Settings) -> engine::Settings {

@@ -33,7 +33,7 @@ enum Column {
 
 struct Listing<T> {
     table: &'static str,
-    /// How PostgreSQL says it, where it says it differently.
+    /// How `PostgreSQL` says it, where it says it differently.
     on_postgres: Option<&'static str>,
     columns: &'static [(&'static str, Column)],
     /// What pages are made of; unique.

@@ -9,7 +9,7 @@
 //!
 //! They are taken in the order tree, resource, pool, then slots and tasks as they come. Out of order nobody waits: who holds a
 //! pool does not wait for a resource, and who has written anything does not wait for a tree; it gives up and is run again. The
-//! rest (rows that two steps wake crosswise) ends by PostgreSQL's `lock_timeout`, and is run again too.
+//! rest (rows that two steps wake crosswise) ends by `PostgreSQL`'s `lock_timeout`, and is run again too.
 //!
 //! Trees and pools are advisory locks of the transaction: there may be no row yet, and none has to be written.
 

@@ -23,7 +23,7 @@ use crate::error::{Error, Reason, Result};
 const MIGRATIONS: &[(i64, &str, &str)] =
     &[(1, "keel", include_str!("migrations/0001_keel.sql")), (2, "found", include_str!("migrations/0002_found.sql"))];
 
-/// What PostgreSQL alone has, after those.
+/// What `PostgreSQL` alone has, after those.
 const ON_POSTGRES: &[(i64, &str, &str)] =
     &[(1001, "many daemons", include_str!("migrations/postgres/1001_many_daemons.sql"))];
 
@@ -82,7 +82,7 @@ pub(super) fn migrator(dialect: Dialect) -> Migrator {
     Migrator::with_migrations(migrations.collect())
 }
 
-/// Two words differ. Text sorts by its bytes, as in SQLite, whatever the language of the database; numbers of events are
+/// Two words differ. Text sorts by its bytes, as in `SQLite`, whatever the language of the database; numbers of events are
 /// given out by what inserts them.
 fn for_postgres(sql: &str) -> String {
     sql.replace("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGINT PRIMARY KEY")

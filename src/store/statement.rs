@@ -48,7 +48,7 @@ impl From<Option<String>> for Value {
 pub(super) struct Statement {
     /// Borrowed when it is written out in the source: then an engine keeps it prepared.
     pub(super) text: Cow<'static, str>,
-    /// How PostgreSQL says it, where it says it differently.
+    /// How `PostgreSQL` says it, where it says it differently.
     on_postgres: Option<&'static str>,
     pub(super) values: Vec<Value>,
 }
@@ -71,13 +71,13 @@ pub(super) enum Dialect {
 }
 
 impl Statement {
-    /// Says it differently to PostgreSQL; the parameters are the same.
+    /// Says it differently to `PostgreSQL`; the parameters are the same.
     pub(super) fn on_postgres(mut self, text: &'static str) -> Self {
         self.on_postgres = Some(text);
         self
     }
 
-    /// The text for PostgreSQL.
+    /// The text for `PostgreSQL`.
     pub(super) fn for_postgres(&self) -> Cow<'static, str> {
         self.on_postgres.map_or_else(|| self.text.clone(), Cow::Borrowed)
     }

@@ -58,14 +58,14 @@ impl Writer {
         let begun = Instant::now();
         let (mut met, mut lost) = (0_u32, 0_u32);
         loop {
-            let last = met + 1 >= RUNS || lost + 1 >= CONNECTIONS || begun.elapsed() > PATIENCE;
+            let is_last = met + 1 >= RUNS || lost + 1 >= CONNECTIONS || begun.elapsed() > PATIENCE;
             // Longer each time: a lock that is merely slow in coming is got in the end.
             let patience = Duration::from_millis(200 * u64::from(met + 1)).min(Duration::from_secs(3));
             let (trouble, again, error) = match self.run(operation, patience).await {
                 End::Answered => return,
                 End::Again(trouble, again, error) => (trouble, again, error),
             };
-            if last {
+            if is_last {
                 // Without an error of the transaction it answers its own.
                 again.answer(error.as_ref().map_or(Ok(()), Err));
                 return;
@@ -98,13 +98,11 @@ impl Writer {
         }
         if operation.run(&mut tx).await != Ran::Done {
             tx.rollback().await;
-            return match tx.trouble() {
-                Some(trouble) => End::Again(trouble, operation, None),
-                None => {
-                    operation.answer(Ok(()));
-                    End::Answered
-                }
-            };
+            if let Some(trouble) = tx.trouble() {
+                return End::Again(trouble, operation, None);
+            }
+            operation.answer(Ok(()));
+            return End::Answered;
         }
         if !tx.has_written_at_all() {
             tx.rollback().await;

@@ -1,4 +1,4 @@
-//! A PostgreSQL that the tests start themselves, and the suites that run on it too.
+//! A `PostgreSQL` that the tests start themselves, and the suites that run on it too.
 //!
 //! `.ci/tools test` installs it. Where it is missing these tests say so and end; in CI they fail.
 
@@ -25,7 +25,7 @@ pub(crate) fn choose(postgres: bool) {
     CHOSEN.set(postgres);
 }
 
-/// Runs a case on PostgreSQL that runs on SQLite by itself.
+/// Runs a case on `PostgreSQL` that runs on `SQLite` by itself.
 pub(crate) fn with_it(case: fn()) {
     if is_installed() {
         choose(true);
@@ -33,7 +33,7 @@ pub(crate) fn with_it(case: fn()) {
     }
 }
 
-/// The cases of a file once more, on PostgreSQL.
+/// The cases of a file once more, on `PostgreSQL`.
 macro_rules! on_postgres_too {
     ($($case:ident),+ $(,)?) => {
         mod on_postgres {

@@ -1,4 +1,4 @@
-//! The same operations on SQLite and on PostgreSQL, step by step, come to the same states.
+//! The same operations on `SQLite` and on `PostgreSQL`, step by step, come to the same states.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
