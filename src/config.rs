@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::model::kind::parse_span;
+use crate::model::share::Shares;
 
 /// The file that is read when it exists.
 pub const SYSTEM_FILE: &str = "/etc/drydock/drydock.toml";
@@ -41,6 +42,8 @@ pub struct Settings {
     pub stock_blueprints: bool,
     /// The slow sweep of the queue; only tests switch it off.
     pub sweep: bool,
+    /// What each owner may have: lines of `OWNER [weight=N] [max_leases=N] [max_queued=N]`.
+    pub owners: Shares,
     /// This binary, for the supervisor and the built-in web server.
     pub executable: PathBuf,
 }
@@ -71,7 +74,7 @@ const fn key(name: &'static str, env: &'static str, shape: Shape) -> Key {
     Key { name, env, shape }
 }
 
-const KEYS: [Key; 9] = [
+const KEYS: [Key; 10] = [
     key("data_dir", "DRYDOCK_DATA_DIR", Shape::Path),
     key("socket", "DRYDOCK_SOCKET", Shape::Path),
     key("listen", "DRYDOCK_LISTEN", Shape::List),
@@ -81,6 +84,7 @@ const KEYS: [Key; 9] = [
     key("retention", "DRYDOCK_RETENTION", Shape::Span),
     key("stock_blueprints", "DRYDOCK_STOCK_BLUEPRINTS", Shape::Switch),
     key("sweep", "DRYDOCK_SWEEP", Shape::Switch),
+    key("owners", "DRYDOCK_OWNERS", Shape::List),
 ];
 
 /// Where a value comes from.
@@ -176,6 +180,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
     let retention = take("retention", DEFAULT_RETENTION);
     let stock = take("stock_blueprints", if flags.stock_blueprints { "true" } else { "false" });
     let sweep = take("sweep", "true");
+    let owners = take("owners", "");
 
     let settings = Settings {
         data_dir,
@@ -187,6 +192,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         retention: check_retention(&retention)?,
         stock_blueprints: check_switch("stock_blueprints", &stock)?,
         sweep: check_switch("sweep", &sweep)?,
+        owners: check_owners(&owners)?,
         executable: std::env::current_exe()
             .map_err(|error| Error::invalid("the path of this program is unknown").because(error))?,
     };
@@ -310,6 +316,10 @@ fn check_retention(said: &Said) -> Result<Duration> {
     })
 }
 
+fn check_owners(said: &Said) -> Result<Shares> {
+    Shares::parse(&said.items).map_err(|why| Error::invalid(format!("owners ({}): {why}", said.origin)))
+}
+
 fn check_switch(name: &str, said: &Said) -> Result<bool> {
     match first(said) {
         "true" | "1" => Ok(true),
@@ -377,6 +387,7 @@ mod tests {
             ("retention", "30", "90s"),
             ("database", "mysql:x", "sqlite:PATH"),
             ("sweep", "maybe", "neither"),
+            ("owners", "ci weight=none", "--owners"),
         ] {
             let message = resolve(&flags(&[(name, value)]), &env).unwrap_err().message;
             assert!(message.contains(word) && !message.contains("secret"), "{message}");

@@ -41,6 +41,7 @@ pub(crate) async fn start(folder: &Path, document: &str) -> Result<Arc<Engine>> 
         stock_blueprints: false,
         machine: "bench".to_owned(),
         address: String::new(),
+        shares: drydock::model::Shares::default(),
     };
     let registry = Registry::new(blueprint::all(Arc::clone(&host) as Arc<dyn Host>));
     let engine = Engine::start(&settings, registry, Arc::new(SystemClock)).await?;

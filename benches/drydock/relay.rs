@@ -57,6 +57,7 @@ pub(crate) async fn serve(socket: &str) -> Result<()> {
     Server::builder()
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+        .max_frame_size(drydock::rpc::limits::MAX_FRAME)
         .add_service(CommandServiceServer::new(Relay))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await?;

@@ -6,18 +6,23 @@
 //! [`plan`] decides and explains at once: the verdicts are those the decision was made with.
 
 mod capacity;
+mod gang;
+pub mod gates;
 mod verdict;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 pub use capacity::{NeverFits, Suppliers, can_ever_fit, circle};
+pub use gang::{Together, plan_together};
 pub use verdict::Verdict;
 pub(crate) use verdict::missing_label;
 
 use crate::model::id::{BlueprintId, ResourceId};
 use crate::model::pool::{Candidate, PoolView};
-use crate::model::slot::free_place;
-use crate::model::{Blueprint, Kind, Lease, LeaseSpec, Placement, Resource, ResourceState, Waiting};
+use crate::model::slot::{Slot, free_place};
+use crate::model::{Blueprint, Kind, Lease, LeaseSpec, Placement, Resource, ResourceState, Shares, Waiting};
+use gates::Passes;
 
 /// What the allocator must know of kinds; data and pure checks.
 pub trait Rules: Send + Sync {
@@ -29,6 +34,12 @@ pub trait Rules: Send + Sync {
     /// # Errors
     /// Why not, in one line.
     fn admits(&self, blueprint: &Blueprint, spec: &LeaseSpec) -> Result<(), String>;
+
+    /// What each owner may have; nobody is limited by default.
+    fn shares(&self) -> &Shares {
+        static EQUAL: LazyLock<Shares> = LazyLock::new(Shares::default);
+        &EQUAL
+    }
 }
 
 /// What happens to a lease next.
@@ -38,8 +49,10 @@ pub enum Plan {
     Take {
         /// Of this resource.
         resource: Box<Resource>,
-        /// Number of the place.
-        place: i64,
+        /// The places on it: one, or all for a lease that wants it for itself.
+        places: Vec<i64>,
+        /// And these slots of limits.
+        limits: Vec<Slot>,
     },
     /// A resource is built for it.
     Build {
@@ -47,6 +60,10 @@ pub enum Plan {
         blueprint: Box<Blueprint>,
         /// In this place of its limit; one without a limit has places too, so that a limit that comes later counts them.
         place: i64,
+        /// The lease takes these slots of limits.
+        limits: Vec<Slot>,
+        /// And the resource these, while it is built.
+        builds: Vec<Slot>,
     },
     /// It waits for the resource that is being built for it.
     Await(ResourceId),
@@ -67,6 +84,8 @@ pub struct Decision {
     pub waiting: Option<Waiting>,
     /// All candidates in the order tried.
     pub verdicts: Vec<Verdict>,
+    /// Limits that hold it up whose slots may be given back in other pools too.
+    pub limits: Vec<String>,
 }
 
 /// Room as it is dealt out, on paper.
@@ -76,6 +95,8 @@ struct Room<'v> {
     places: Vec<i64>,
     /// Places for new resources by blueprint; `None` is no limit.
     builds: BTreeMap<BlueprintId, Option<i64>>,
+    /// Slots of limits beside.
+    passes: Passes<'v>,
 }
 
 /// Decides for `lease`.
@@ -88,21 +109,55 @@ pub fn plan(lease: &Lease, view: &PoolView, rules: &dyn Rules) -> Decision {
     room.spend(&chosen);
     let more = room.is_left();
     let waiting = verdict::waiting(&chosen, lease, view, rules, dealt, &verdicts);
-    Decision { plan: chosen, more, waiting, verdicts }
+    let limits = if chosen == Plan::Park { closed_everywhere(lease, view, rules, &room.passes) } else { Vec::new() };
+    Decision { plan: chosen, more, waiting, verdicts, limits }
 }
+
+fn closed_everywhere(lease: &Lease, view: &PoolView, rules: &dyn Rules, passes: &Passes<'_>) -> Vec<String> {
+    let mut scopes: Vec<String> = Vec::new();
+    for blueprint in &view.blueprints {
+        let gates = gates::of_lease(lease, blueprint, rules.shares());
+        let closed = passes.closed(&gates, lease.id.as_str()).filter(|(gate, ..)| gate.is_everywhere());
+        scopes.extend(closed.map(|(gate, ..)| gate.scope));
+    }
+    scopes.sort_unstable();
+    scopes.dedup();
+    scopes
+}
+
+/// Takes places for a lease: one, or all.
+fn places(lease: &Lease, candidate: &Candidate) -> Option<Vec<i64>> {
+    if !lease.spec.exclusive {
+        return candidate.free_place().map(|place| vec![place]);
+    }
+    candidate.taken.is_empty().then(|| (0..candidate.resource.lease_limit).collect())
+}
+
+/// The holder of slots that a resource takes which is not made yet.
+const NOBODY: &str = "";
 
 fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) -> Plan {
     if let Some(own) = own_resource(lease, view) {
-        match (own.resource.state, own.free_place()) {
-            (ResourceState::Active, Some(place)) if verdict::reject_resource(lease, own, view, rules).is_none() => {
-                return Plan::Take { resource: Box::new(own.resource.clone()), place };
+        match (own.resource.state, places(lease, own)) {
+            (ResourceState::Active, Some(places)) if verdict::reject_resource(lease, own, view, rules).is_none() => {
+                // What it must pass it passed when the building began.
+                return Plan::Take { resource: Box::new(own.resource.clone()), places, limits: Vec::new() };
             }
             _ => {}
         }
     }
-    let mut spread_later: Option<(&Candidate, i64)> = None;
+    let take = |candidate: &Candidate, places: Vec<i64>, gates: &[gates::Gate]| Plan::Take {
+        resource: Box::new(candidate.resource.clone()),
+        places,
+        limits: room.passes.slots(gates, lease.id.as_str()),
+    };
+    let mut spread_later: Option<Plan> = None;
     for blueprint in in_rank(view, rules) {
-        let with_room: Vec<(&Candidate, i64)> = view
+        let gates = gates::of_lease(lease, blueprint, rules.shares());
+        if room.passes.closed(&gates, lease.id.as_str()).is_some() {
+            continue;
+        }
+        let with_room: Vec<(&Candidate, Vec<i64>)> = view
             .candidates
             .iter()
             .zip(&room.places)
@@ -111,25 +166,25 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
                     && candidate.resource.blueprint_id == blueprint.id
                     && verdict::reject_resource(lease, candidate, view, rules).is_none()
             })
-            .filter_map(|(candidate, _)| candidate.free_place().map(|place| (candidate, place)))
+            .filter_map(|(candidate, _)| places(lease, candidate).map(|places| (candidate, places)))
             .collect();
         let best = match blueprint.limits.placement {
-            Placement::Pack => with_room.iter().copied().max_by(|a, b| {
+            Placement::Pack => with_room.into_iter().max_by(|a, b| {
                 a.0.taken.len().cmp(&b.0.taken.len()).then_with(|| b.0.resource.id.cmp(&a.0.resource.id))
             }),
             Placement::Spread => {
-                let emptiest = with_room.iter().copied().min_by_key(|(candidate, _)| candidate.taken.len());
+                let emptiest = with_room.into_iter().min_by_key(|(candidate, _)| candidate.taken.len());
                 match emptiest {
-                    Some((candidate, _)) if !candidate.taken.is_empty() => {
-                        spread_later = spread_later.or(emptiest);
+                    Some((candidate, places)) if !candidate.taken.is_empty() => {
+                        spread_later = spread_later.or_else(|| Some(take(candidate, places, &gates)));
                         None
                     }
                     other => other,
                 }
             }
         };
-        if let Some((candidate, place)) = best {
-            return Plan::Take { resource: Box::new(candidate.resource.clone()), place };
+        if let Some((candidate, places)) = best {
+            return take(candidate, places, &gates);
         }
     }
     if let Some(own) = own_resource(lease, view)
@@ -141,25 +196,37 @@ fn choose(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room<'_>) ->
         if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
             continue;
         }
+        let gates = gates::of_lease(lease, blueprint, rules.shares());
+        let build: Vec<gates::Gate> = gates::builds(blueprint).into_iter().collect();
+        let closed = room.passes.closed(&gates, lease.id.as_str()).or_else(|| room.passes.closed(&build, NOBODY));
+        if closed.is_some() {
+            continue;
+        }
         match room.builds.get(&blueprint.id) {
             Some(left) if left.is_none_or(|left| left > 0) => {
                 let taken = view.built.get(&blueprint.id).cloned().unwrap_or_default();
                 let limit = limit_of(blueprint, rules).unwrap_or(i64::MAX);
                 if let Some(place) = free_place(limit, &taken) {
-                    return Plan::Build { blueprint: Box::new(blueprint.clone()), place };
+                    let limits = room.passes.slots(&gates, lease.id.as_str());
+                    let builds = room.passes.slots(&build, NOBODY);
+                    return Plan::Build { blueprint: Box::new(blueprint.clone()), place, limits, builds };
                 }
             }
             _ => {}
         }
     }
-    if let Some((candidate, place)) = spread_later {
-        return Plan::Take { resource: Box::new(candidate.resource.clone()), place };
+    if let Some(shared) = spread_later {
+        return shared;
     }
     let possible = view
         .blueprints
         .iter()
         .any(|blueprint| verdict::reject_blueprint(lease, blueprint, rules).is_none_or(|reason| reason.passes));
     if possible { Plan::Park } else { Plan::Gone }
+}
+
+fn blueprint_of<'v>(candidate: &Candidate, view: &'v PoolView) -> Option<&'v Blueprint> {
+    view.blueprints.iter().find(|blueprint| blueprint.id == candidate.resource.blueprint_id)
 }
 
 fn own_resource<'v>(lease: &Lease, view: &'v PoolView) -> Option<&'v Candidate> {
@@ -213,7 +280,7 @@ impl<'v> Room<'v> {
                 (blueprint.id.clone(), if is_registered(blueprint, rules) { Some(0) } else { left })
             })
             .collect();
-        Self { view, places, builds }
+        Self { view, places, builds, passes: Passes::new(view) }
     }
 
     /// Gives each lease ahead what it would take; how many of them got nothing.
@@ -228,13 +295,27 @@ impl<'v> Room<'v> {
     }
 
     fn deal_place(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
-        let fitting = self.view.candidates.iter().zip(&mut self.places).find(|(candidate, free)| {
-            **free > 0 && verdict::reject_resource(lease, candidate, self.view, rules).is_none()
-        });
-        fitting.is_some_and(|(_, free)| {
-            *free -= 1;
-            true
-        })
+        let view = self.view;
+        let mut fitting = view
+            .candidates
+            .iter()
+            .zip(&mut self.places)
+            .filter(|(candidate, free)| **free > 0 && verdict::reject_resource(lease, candidate, view, rules).is_none())
+            .collect::<Vec<_>>();
+        if lease.spec.exclusive {
+            // When none is empty, one is kept from filling up again: else those behind would pass it for ever.
+            fitting.sort_by_key(|(candidate, free)| candidate.resource.lease_limit - **free);
+        }
+        for (candidate, free) in fitting {
+            let gates = blueprint_of(candidate, view).map(|of| gates::of_lease(lease, of, rules.shares()));
+            if !self.passes.deal(&gates.unwrap_or_default(), lease.id.as_str()) {
+                continue;
+            }
+            let whole = *free == candidate.resource.lease_limit;
+            *free = if lease.spec.exclusive { 0 } else { *free - 1 };
+            return whole || !lease.spec.exclusive;
+        }
+        false
     }
 
     fn deal_build(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
@@ -242,25 +323,30 @@ impl<'v> Room<'v> {
             if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
                 continue;
             }
-            match self.builds.get_mut(&blueprint.id) {
-                Some(None) => return true,
-                Some(Some(left)) if *left > 0 => {
-                    *left -= 1;
-                    return true;
-                }
-                _ => {}
+            let left = self.builds.get_mut(&blueprint.id);
+            if left.as_ref().is_none_or(|left| left.is_some_and(|left| left <= 0)) {
+                continue;
             }
+            let mut gates = gates::of_lease(lease, blueprint, rules.shares());
+            gates.extend(gates::builds(blueprint));
+            if !self.passes.deal(&gates, lease.id.as_str()) {
+                continue;
+            }
+            if let Some(Some(left)) = left {
+                *left -= 1;
+            }
+            return true;
         }
         false
     }
 
     fn spend(&mut self, plan: &Plan) {
         match plan {
-            Plan::Take { resource, .. } => {
+            Plan::Take { resource, places, .. } => {
                 if let Some(index) =
                     self.view.candidates.iter().position(|candidate| candidate.resource.id == resource.id)
                 {
-                    self.places[index] -= 1;
+                    self.places[index] -= i64::try_from(places.len()).unwrap_or(i64::MAX);
                 }
             }
             Plan::Build { blueprint, .. } => {

@@ -1,6 +1,6 @@
 //! Why a candidate would serve a lease or would not: the words of `ExplainLease` and of `Lease.waiting`.
 
-use super::{Plan, Room, Rules, in_rank, is_registered, leases_of, limit_of};
+use super::{NOBODY, Plan, Room, Rules, gates, in_rank, is_registered, leases_of, limit_of};
 use crate::model::pool::{Candidate, PoolView};
 use crate::model::{Blueprint, Lease, ResourceState, StringMap, Waiting};
 
@@ -95,12 +95,32 @@ pub(super) fn reject_resource(
     if kind.reused_by_attributes && resource.attributes != lease.spec.attributes {
         return no("ATTRIBUTE_MISMATCH", "it was made with other attributes".to_owned(), false);
     }
+    if let Some(rejection) = reject_neighbours(lease, candidate, view) {
+        return Some(rejection);
+    }
     // What dies with its last lease is not handed on once that lease has gone.
     let own = lease.allocating.as_ref() == Some(&resource.id) || resource.made_for.as_ref() == Some(&lease.id);
     if !kind.stays && candidate.taken.is_empty() && !own {
         return no("ENDING", "it is kept for the lease it was made for, or is about to go".to_owned(), false);
     }
     None
+}
+
+/// Whether the lease or one that is there keeps apart from the other.
+fn reject_neighbours(lease: &Lease, candidate: &Candidate, view: &PoolView) -> Option<Rejection> {
+    let carries = |labels: &StringMap, unwanted: &StringMap| {
+        unwanted
+            .iter()
+            .find(|(key, value)| labels.get(*key) == Some(value))
+            .map(|(key, value)| format!("{key}={value}"))
+    };
+    candidate.taken.iter().filter_map(|(_, holder)| view.neighbours.get(holder)).find_map(|neighbour| {
+        if let Some(label) = carries(&neighbour.labels, &lease.spec.apart_from) {
+            return no("KEPT_APART", format!("a lease with {label} is on it"), true);
+        }
+        let label = carries(&lease.labels, &neighbour.apart_from)?;
+        no("KEPT_APART", format!("a lease on it keeps apart from {label}"), true)
+    })
 }
 
 /// The first label that is wanted and not there.
@@ -114,7 +134,7 @@ pub(super) fn all(lease: &Lease, view: &PoolView, rules: &dyn Rules, room: &Room
     for blueprint in in_rank(view, rules) {
         let of = view.candidates.iter().zip(&room.places);
         for (candidate, free) in of.filter(|(candidate, _)| candidate.resource.blueprint_id == blueprint.id) {
-            verdicts.push(of_resource(lease, blueprint, candidate, *free, view, rules));
+            verdicts.push(of_resource(lease, blueprint, candidate, *free, rules, room));
         }
         verdicts.push(of_build(lease, blueprint, view, rules, room));
     }
@@ -126,22 +146,26 @@ fn of_resource(
     blueprint: &Blueprint,
     candidate: &Candidate,
     free: i64,
-    view: &PoolView,
     rules: &dyn Rules,
+    room: &Room<'_>,
 ) -> Verdict {
-    let resource = &candidate.resource;
+    let (resource, view) = (&candidate.resource, room.view);
     let holders = || candidate.taken.iter().map(|(_, lease)| lease.to_string()).collect();
-    let (reason, message, blocked_by) = match reject_resource(lease, candidate, view, rules) {
-        Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
-        None if candidate.free() <= 0 => {
-            let message = format!("{} of {} leases", candidate.taken.len(), resource.lease_limit);
+    let gates = gates::of_lease(lease, blueprint, rules.shares());
+    let closed = room.passes.closed(&gates, lease.id.as_str());
+    let (reason, message, blocked_by) = match (reject_resource(lease, candidate, view, rules), closed) {
+        (Some(rejection), _) => (rejection.reason, rejection.message, Vec::new()),
+        (None, Some((gate, numbers, holders))) => (gate.reason, numbers, holders),
+        (None, None) if candidate.free() <= 0 || (lease.spec.exclusive && !candidate.taken.is_empty()) => {
+            let alone = if lease.spec.exclusive { ", and the lease wants it for itself" } else { "" };
+            let message = format!("{} of {} leases{alone}", candidate.taken.len(), resource.lease_limit);
             ("LIMIT_REACHED", message, holders())
         }
-        None if free <= 0 => {
+        (None, None) if free <= 0 => {
             let ids = view.ahead.iter().take(8).map(|ahead| ahead.id.to_string()).collect();
             ("QUEUED", format!("its {} free places go to leases ahead in the queue", candidate.free()), ids)
         }
-        None => ("", format!("{} of {} leases", candidate.taken.len(), resource.lease_limit), Vec::new()),
+        (None, None) => ("", format!("{} of {} leases", candidate.taken.len(), resource.lease_limit), Vec::new()),
     };
     Verdict {
         eligible: reason.is_empty(),
@@ -167,12 +191,19 @@ fn of_build(lease: &Lease, blueprint: &Blueprint, view: &PoolView, rules: &dyn R
     let numbers =
         limit.map_or_else(|| "no limit of resources".to_owned(), |limit| format!("{built} of {limit} resources built"));
     let left = room.builds.get(&blueprint.id).copied().flatten();
+    let gates = gates::of_lease(lease, blueprint, rules.shares());
+    let builds: Vec<gates::Gate> = gates::builds(blueprint).into_iter().collect();
+    let closed = room.passes.closed(&gates, lease.id.as_str()).or_else(|| room.passes.closed(&builds, NOBODY));
     let (reason, message, blocked_by) = match reject_blueprint(lease, blueprint, rules) {
         Some(rejection) => (rejection.reason, rejection.message, Vec::new()),
         None if is_registered(blueprint, rules) => {
             let message = "it builds none by itself; `drydock host add` registers one".to_owned();
             ("REGISTERED_ONLY", message, Vec::new())
         }
+        None if closed.is_some() => match closed {
+            Some((gate, numbers, holders)) => (gate.reason, numbers, holders),
+            None => ("", String::new(), Vec::new()),
+        },
         None if limit.is_some_and(|limit| i64::try_from(built).unwrap_or(i64::MAX) >= limit) => {
             ("LIMIT_REACHED", numbers, holders())
         }
@@ -237,6 +268,12 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
             message: format!("every blueprint that could serve it is disabled: {names}"),
             blocked_by: possible.iter().map(|blueprint| blueprint.id.to_string()).collect(),
         };
+    }
+    // Whatever else is in the way, it is its owner's own limit.
+    let is_quota = |verdict: &&Verdict| verdict.reason == "QUOTA_REACHED";
+    let others = |verdict: &Verdict| matches!(verdict.reason, "" | "LIMIT_REACHED" | "QUEUED" | "BUILDING");
+    if let Some(quota) = verdicts.iter().find(is_quota).filter(|_| !verdicts.iter().any(others)) {
+        return Waiting { reason: "QUOTA_REACHED".to_owned(), message: quota.message.clone(), blocked_by };
     }
     let limited = verdicts.iter().any(|verdict| matches!(verdict.reason, "LIMIT_REACHED" | "QUEUED"));
     let sick: Vec<&Verdict> = verdicts.iter().filter(|v| matches!(v.reason, "DRAINING" | "UNHEALTHY")).collect();

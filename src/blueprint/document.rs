@@ -50,10 +50,19 @@ pub struct Limits {
     pub rank: Option<i64>,
     /// Its resources may serve one owner after another.
     pub shared: Option<bool>,
+    /// Resources being built at once, at most.
+    pub max_builds: Option<i64>,
+    /// Leases of one owner at once.
+    pub leases_per_owner: Option<i64>,
+    /// Attributes whose values, taken together, one lease has at a time.
+    pub exclusive_by: Vec<String>,
 }
 
 const KEYS: [&str; 5] = ["name", "kind", "labels", "limits", "config"];
-const LIMIT_KEYS: [&str; 9] = [
+const LIMIT_KEYS: [&str; 12] = [
+    "max_builds",
+    "leases_per_owner",
+    "exclusive_by",
     "max_resources",
     "leases_per_resource",
     "min_ready",
@@ -125,6 +134,9 @@ pub fn render(document: &Document) -> Result<String> {
         ("placement", placement),
         ("rank", limits.rank.map(Value::from)),
         ("shared", limits.shared.map(Value::from)),
+        ("max_builds", limits.max_builds.map(Value::from)),
+        ("leases_per_owner", limits.leases_per_owner.map(Value::from)),
+        ("exclusive_by", (!limits.exclusive_by.is_empty()).then(|| json!(limits.exclusive_by))),
     ];
     let limits: Map<String, Value> =
         given.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
@@ -159,6 +171,8 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
     let leases_per_resource = whole("leases_per_resource", 1);
     let min_ready = whole("min_ready", 0);
     let rank = whole("rank", i64::from(i32::MIN));
+    let max_builds = whole("max_builds", 1);
+    let leases_per_owner = whole("leases_per_owner", 1);
     let mut span = |key: &str| object.get(key).and_then(|value| complaints.span(&path(key), value));
     let (idle_ttl, default_ttl, max_ttl) = (span("idle_ttl"), span("default_ttl"), span("max_ttl"));
     let placement = object.get("placement").and_then(|value| {
@@ -169,7 +183,11 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
         placement
     });
     let shared = object.get("shared").and_then(|value| complaints.truth("limits.shared", value));
+    let exclusive_by = object.get("exclusive_by").map(|value| names("limits.exclusive_by", value, complaints));
     Some(Limits {
+        max_builds,
+        leases_per_owner,
+        exclusive_by: exclusive_by.unwrap_or_default(),
         max_resources,
         leases_per_resource,
         min_ready,
@@ -179,6 +197,13 @@ fn read_limits(value: &Value, complaints: &mut Complaints) -> Option<Limits> {
         placement,
         rank,
         shared,
+    })
+}
+
+fn names(path: &str, value: &Value, complaints: &mut Complaints) -> Vec<String> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|_| {
+        complaints.add(path, "must be a list of names of attributes");
+        Vec::new()
     })
 }
 

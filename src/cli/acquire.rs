@@ -49,6 +49,12 @@ pub struct Details {
     /// Higher is sooner, -100 to 100.
     #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true, value_parser = clap::value_parser!(i32).range(-100..=100))]
     priority: i32,
+    /// No other lease on its resource, however many that takes.
+    #[arg(long)]
+    exclusive: bool,
+    /// No lease with this label on its resource; may be repeated.
+    #[arg(long = "apart-from", value_name = "K=V", value_parser = words::pair)]
+    apart_from: Vec<(String, String)>,
     /// Asking again with the same id answers with the same lease.
     #[arg(long, value_name = "R")]
     request_id: Option<String>,
@@ -80,6 +86,8 @@ impl Details {
             wait: None,
             priority: self.priority,
             labels: words::map("--label", &self.labels)?,
+            exclusive: self.exclusive,
+            apart_from: words::map("--apart-from", &self.apart_from)?,
             request_id: self.request_id.clone().unwrap_or_default(),
         })
     }

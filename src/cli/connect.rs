@@ -26,6 +26,8 @@ use crate::proto::v1::task_service_client::TaskServiceClient;
 
 /// Answers may be this large: a page of 500 leases with long facts stays far below.
 const MESSAGE_LIMIT: usize = 32 * 1024 * 1024;
+/// Largest HTTP/2 frame taken, in bytes: a chunk of output comes in one, not in several of the default size of 16 KiB.
+const MAX_FRAME: u32 = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long an answer may take beyond the patience that the request itself asks for.
@@ -226,6 +228,7 @@ async fn dial(address: &Address) -> Result<Channel, String> {
     let endpoint = endpoint
         .and_then(|it| it.user_agent(concat!("drydock-cli/", env!("CARGO_PKG_VERSION"))))
         .map_err(|error| error.to_string())?
+        .max_frame_size(MAX_FRAME)
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)

@@ -18,6 +18,8 @@ use crate::proto::v1::resource::State;
 
 /// The blueprint that is made when there is none.
 const BLUEPRINT: &str = "remote-host";
+/// What `--agent` without a value stands for.
+const AGENT: &str = "$SSH_AUTH_SOCK";
 /// A look at a machine, or a thorough check of it, may take this long.
 const LOOK: Duration = Duration::from_mins(1);
 /// Between two looks at whether a machine has become ACTIVE.
@@ -29,6 +31,8 @@ pub enum Host {
     /// Register a machine that is reached over ssh: shows its host key, pins it, waits until it can be leased.
     Add(Add),
     /// Change a machine, or pin another host key.
+    ///
+    /// What is given as "" is taken away: `--jump ""`.
     Update(Update),
     /// List registered machines.
     List,
@@ -94,19 +98,22 @@ struct Way {
     #[arg(long, value_name = "U")]
     user: Option<String>,
     /// A private key, on the daemon's machine.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_nothing)]
     identity_file: Option<PathBuf>,
     /// The certificate of that key.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_nothing)]
     certificate: Option<PathBuf>,
     /// The socket of an ssh agent [without a value: that of the environment].
-    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = "")]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = AGENT, value_parser = path_or_nothing)]
     agent: Option<PathBuf>,
     #[arg(long, value_name = "HOST", help = "Through which it is reached: [user@]host[:port]")]
     jump: Option<String>,
     /// An ssh configuration for names, addresses and jump hosts.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = path_or_nothing)]
     ssh_config: Option<PathBuf>,
+    /// Under which name or address others reach what listens there [default: its address].
+    #[arg(long, value_name = "A")]
+    reachable_address: Option<String>,
     /// A label of its own, for `--match`; may be repeated.
     #[arg(long = "label", value_name = "K=V", value_parser = words::pair)]
     labels: Vec<(String, String)>,
@@ -195,6 +202,7 @@ async fn update(globals: &Globals, args: Update) -> Result<u8> {
     let mut attributes = before.attributes.clone();
     attributes.extend(changes);
     attributes.extend(args.address.map(|address| ("address".to_owned(), address)));
+    attributes.retain(|_, value| !value.is_empty());
     let pinned = args.repin || args.trust.host_key.is_some() || args.trust.accept_host_key.is_some();
     if pinned {
         attributes.remove("host_key");
@@ -326,7 +334,7 @@ async fn ready(daemon: &Daemon, id: &str, patience: Duration) -> Result<v1::Reso
 impl Way {
     fn attributes(&self) -> Result<BTreeMap<String, String>> {
         let agent = match &self.agent {
-            Some(socket) if socket.as_os_str().is_empty() => {
+            Some(socket) if socket.as_os_str() == AGENT => {
                 let socket = std::env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty());
                 let socket = socket.ok_or_else(|| Failure::usage("--agent: SSH_AUTH_SOCK is not set"))?;
                 Some(PathBuf::from(socket))
@@ -342,13 +350,22 @@ impl Way {
             ("identity_agent", file(agent.as_deref())?),
             ("jump", self.jump.clone()),
             ("ssh_config", file(self.ssh_config.as_deref())?),
+            ("reachable_address", self.reachable_address.clone()),
         ];
         Ok(all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
 }
 
+/// Unlike the parser that clap has: `""` takes a path away.
+fn path_or_nothing(text: &str) -> std::result::Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(text))
+}
+
 /// A path for the daemon, which has another working directory.
 fn absolute(path: &Path) -> Result<String> {
+    if path.as_os_str().is_empty() {
+        return Ok(String::new());
+    }
     let full = std::path::absolute(path).map_err(|error| Failure::io(path.display(), &error))?;
     full.to_str().map(str::to_owned).ok_or_else(|| Failure::usage(format!("{} is not UTF-8", full.display())))
 }

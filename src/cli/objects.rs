@@ -165,7 +165,8 @@ impl Object for v1::Resource {
 
     fn cells(&self, now: Micros) -> Vec<String> {
         let draining = if self.drain.is_some() { "draining" } else { "" };
-        let stuck = if self.cleanup_failures > 0 {
+        // The problem may say it already, and more.
+        let stuck = if self.cleanup_failures > 0 && !self.problem.contains("clean-up failed") {
             format!("clean-up failed {} times", self.cleanup_failures)
         } else {
             String::new()

@@ -23,6 +23,7 @@ use super::{blueprint, copy, daemon, fs, process, words};
 use crate::blueprint::document;
 use crate::config::Settings;
 use crate::error::Error;
+use crate::model::Shares;
 use crate::proto::v1;
 use crate::proto::v1::lease::State;
 use crate::rpc::server::{self, Shutdown};
@@ -83,6 +84,7 @@ impl Harbour {
             retention: Duration::from_hours(24),
             stock_blueprints: true,
             sweep: true,
+            owners: Shares::default(),
             executable,
             data_dir,
         };

@@ -47,6 +47,12 @@ pub struct Flags {
     /// How long ended leases and events are kept [default: 30d].
     #[arg(long, value_name = "D")]
     retention: Option<String>,
+    #[arg(
+        long = "owner",
+        value_name = "LINE",
+        help = "What an owner may have: OWNER [weight=N] [max_leases=N] [max_queued=N]; * is everybody else; may be repeated"
+    )]
+    owners: Vec<String>,
 }
 
 impl Flags {
@@ -64,6 +70,7 @@ impl Flags {
             ("database", one(&self.database)),
             ("workers", one(&self.workers)),
             ("retention", one(&self.retention)),
+            ("owners", self.owners.clone()),
         ];
         let flags = config::Flags { config: self.config.clone(), values: values.into(), stock_blueprints };
         config::resolve(&flags, &|name| std::env::var(name).ok())

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::allocate::Allocation;
+use super::allocate::{Allocation, Seat};
 use super::narrate::Told;
+use super::picture::picture;
 use super::{Caller, Engine, LeaseView, RequestKey, caller};
-use crate::allocator::{self, Plan};
+use crate::allocator::{self, Plan, Rules as _, gates};
 use crate::blueprint::HOST_ATTRIBUTE;
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::blueprint::{DEFAULT_MAX_TTL, DEFAULT_TTL};
-use crate::model::id::LeaseId;
+use crate::model::id::{LeaseId, Subject};
+use crate::model::share::Turn;
+use crate::model::slot::{Slot, free_place};
 use crate::model::task::head_start;
-use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, Resource, StringMap, Waiting};
+use crate::model::{Blueprint, Lease, LeaseSpec, LeaseState, Resource, Share, StringMap, Waiting};
 use crate::store::{Request, Tx};
 
 /// What a caller asks for.
@@ -36,6 +39,10 @@ pub struct Acquire {
     pub priority: i64,
     /// The caller's own words.
     pub labels: StringMap,
+    /// No other lease on its resource.
+    pub exclusive: bool,
+    /// No lease with one of these labels on its resource.
+    pub apart_from: StringMap,
 }
 
 /// What came through the door.
@@ -57,12 +64,7 @@ impl Engine {
         key: Option<RequestKey>,
         wait: Duration,
     ) -> Result<LeaseView> {
-        if self.is_draining() {
-            return Err(Error::new(
-                Reason::ServerDraining,
-                "the daemon is going down and takes no new leases; try another, or later",
-            ));
-        }
+        self.refuse_while_draining()?;
         let request = key.map(|key| key.of(caller));
         // A retry gets its lease even when the same request could not be made any more.
         let seen = match &request {
@@ -74,6 +76,80 @@ impl Engine {
             None => self.write_lease(self.admit(caller, &ask).await?, request).await?,
         };
         self.wait_for(lease, LeaseState::Active, wait).await
+    }
+
+    /// Queues several leases that are taken all at once or not at all; answers them in the order of `asks`.
+    ///
+    /// # Errors
+    /// As [`Engine::acquire`]; then none was written.
+    pub async fn acquire_all(
+        self: &Arc<Self>,
+        caller: &Caller,
+        asks: Vec<Acquire>,
+        key: Option<RequestKey>,
+    ) -> Result<Vec<LeaseView>> {
+        self.refuse_while_draining()?;
+        let request = key.map(|key| key.of(caller));
+        let seen = match &request {
+            Some(request) => self.store.seen(request).await?,
+            None => None,
+        };
+        let ids: Vec<LeaseId> = if let Some(ids) = seen {
+            ids.split(' ').filter_map(LeaseId::parse).collect()
+        } else {
+            let mut drafts = Vec::new();
+            for (at, ask) in asks.iter().enumerate() {
+                let which = |error: Error| Error { message: format!("leases[{at}]: {}", error.message), ..error };
+                drafts.push(self.admit(caller, ask).await.map_err(which)?.lease);
+            }
+            self.write_gang(drafts, request).await?
+        };
+        let mut views = Vec::new();
+        for id in &ids {
+            views.push(self.get_lease(caller, id.as_str()).await?);
+        }
+        Ok(views)
+    }
+
+    async fn write_gang(&self, mut drafts: Vec<Lease>, request: Option<Request>) -> Result<Vec<LeaseId>> {
+        // In the order of their ids, which is that of the request.
+        let mut ids: Vec<LeaseId> = drafts.iter().map(|draft| draft.id.clone()).collect();
+        ids.sort();
+        for (draft, id) in drafts.iter_mut().zip(&ids) {
+            draft.gang = Some(ids[0].clone());
+            draft.root_id = id.clone();
+            draft.id = id.clone();
+        }
+        let allocation = Arc::new(Allocation { rules: self.rules(), worker: format!("{}/door", self.daemon.id) });
+        self.store
+            .write(move |tx| {
+                let (request, allocation, drafts) = (request.clone(), Arc::clone(&allocation), drafts.clone());
+                Box::pin(async move {
+                    if let Some(request) = &request
+                        && let Some(object) = tx.seen(request).await?
+                    {
+                        return Ok(object.split(' ').filter_map(LeaseId::parse).collect());
+                    }
+                    let ids: Vec<LeaseId> = drafts.iter().map(|draft| draft.id.clone()).collect();
+                    allocation.queue_together(tx, drafts).await?;
+                    if let Some(request) = &request {
+                        let ids: Vec<&str> = ids.iter().map(LeaseId::as_str).collect();
+                        tx.remember(request, &ids.join(" ")).await?;
+                    }
+                    Ok(ids)
+                })
+            })
+            .await
+    }
+
+    fn refuse_while_draining(&self) -> Result<()> {
+        if self.is_draining() {
+            return Err(Error::new(
+                Reason::ServerDraining,
+                "the daemon is going down and takes no new leases; try another, or later",
+            ));
+        }
+        Ok(())
     }
 
     async fn write_lease(&self, admitted: Admitted, request: Option<Request>) -> Result<Lease> {
@@ -147,6 +223,8 @@ impl Engine {
             attributes: ask.attributes.clone(),
             blueprints: named,
             resource_labels: ask.resource_labels.clone(),
+            exclusive: ask.exclusive,
+            apart_from: ask.apart_from.clone(),
         };
         let makers: Vec<&Blueprint> =
             all.iter().filter(|blueprint| blueprint.resource_type == ask.resource_type).collect();
@@ -282,47 +360,21 @@ impl Engine {
 
     fn draft(&self, caller: &Caller, ask: &Acquire, spec: LeaseSpec, blueprint: &Blueprint) -> Lease {
         let now = self.clock.now();
-        let id = LeaseId::new(now);
         let max_ttl = blueprint.limits.max_ttl.unwrap_or(DEFAULT_MAX_TTL);
         let ttl = ask.ttl.map(micros).or(blueprint.limits.default_ttl).unwrap_or(DEFAULT_TTL).min(max_ttl);
         Lease {
-            spec,
-            state: LeaseState::Pending,
-            state_reason: String::new(),
-            state_message: String::new(),
-            facts: StringMap::new(),
             labels: ask.labels.clone(),
-            owner: caller.principal.clone(),
-            resource_id: None,
-            blueprint_id: None,
-            parent: None,
-            root_id: id.clone(),
-            depth: 0,
             priority: ask.priority,
             ord: now - head_start(ask.priority),
-            epoch: 0,
             ttl: Some(ttl),
             max_ttl,
-            create_time: now,
             queue_expire_time: ask.queue_timeout.map(|patience| now.saturating_add(micros(patience))),
-            build_time: None,
-            acquire_time: None,
-            active_time: None,
-            expire_time: None,
-            renew_time: None,
-            use_time: None,
-            end_time: None,
-            destroy_time: None,
-            allocating: None,
-            reacquires: 0,
-            cleaned: false,
             waiting: Some(Waiting {
                 reason: "QUEUED".to_owned(),
                 message: "it has just been queued".to_owned(),
                 blocked_by: Vec::new(),
             }),
-            version: 1,
-            id,
+            ..Lease::pending(LeaseId::new(now), spec, caller.principal.clone(), now)
         }
     }
 }
@@ -330,15 +382,32 @@ impl Engine {
 impl Allocation {
     /// The commit that makes a lease. When a place is free on a resource that needs no setting up, it is born ACTIVE.
     async fn first_commit(&self, tx: &mut Tx, mut lease: Lease) -> Result<Lease> {
-        let view = tx.pool_view(&lease).await?;
-        if let Plan::Take { resource, place } = allocator::plan(&lease, &view, &self.rules).plan {
+        let share = self.rules.shares().of(&lease.owner);
+        // While nobody queues, the order is that of arrival.
+        let mut turn = None;
+        if tx.is_queueing().await? {
+            let own = tx.turn(&lease.owner, share.weight).await?;
+            lease.ord = own.start - head_start(lease.priority);
+            turn = Some(own);
+        }
+        let view = picture(tx, &lease, &self.rules).await?;
+        if let Plan::Take { resource, places, limits } = allocator::plan(&lease, &view, &self.rules).plan {
             let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
             let instant = blueprint
-                .and_then(|blueprint| self.rules.0.find(&blueprint.kind))
+                .and_then(|blueprint| self.rules.registry.find(&blueprint.kind))
                 .is_some_and(|kind| kind.describe().instant);
             if instant {
-                self.grant(tx, &mut lease, &resource, place, blueprint).await?;
+                let seat = Seat { resource: &resource, places: &places, limits, blueprint };
+                self.grant(tx, &mut lease, seat).await?;
             }
+        }
+        if lease.state == LeaseState::Pending {
+            let turn = match turn {
+                Some(turn) => turn,
+                None => tx.turn(&lease.owner, share.weight).await?,
+            };
+            lease.ord = turn.start - head_start(lease.priority);
+            self.enter_queue(tx, &lease, turn, share).await?;
         }
         tx.insert_lease(&lease).await?;
         let born_active = lease.state == LeaseState::Active;
@@ -350,6 +419,44 @@ impl Allocation {
         let told = Told::by_drydock(kind, message).by(&lease.owner);
         tx.event(told.of_lease(&lease, &[("worker", self.worker.clone())])).await?;
         Ok(lease)
+    }
+}
+
+impl Allocation {
+    /// The commit that makes a gang. Their turn comes with that of the first; the owner is charged for each.
+    async fn queue_together(&self, tx: &mut Tx, drafts: Vec<Lease>) -> Result<()> {
+        let mut start = None;
+        for mut lease in drafts {
+            let share = self.rules.shares().of(&lease.owner);
+            let turn = tx.turn(&lease.owner, share.weight).await?;
+            lease.ord = *start.get_or_insert(turn.start) - head_start(lease.priority);
+            self.enter_queue(tx, &lease, turn, share).await?;
+            tx.insert_lease(&lease).await?;
+            let message = format!("asked for a {}, together with others", lease.spec.resource_type);
+            let told = Told::by_drydock("lease.created", message).by(&lease.owner);
+            tx.event(told.of_lease(&lease, &[("worker", self.worker.clone())])).await?;
+        }
+        Ok(())
+    }
+
+    /// The lease takes a place in its owner's queue, and its turn is charged.
+    async fn enter_queue(&self, tx: &mut Tx, lease: &Lease, turn: Turn, share: Share) -> Result<()> {
+        if let Some(limit) = share.max_queued {
+            let scope = gates::queued(&lease.owner);
+            let held = tx.held_slots(std::slice::from_ref(&scope)).await?.remove(&scope).unwrap_or_default();
+            let taken: Vec<i64> = held.iter().map(|(place, _)| *place).collect();
+            let room = i64::try_from(taken.len()).is_ok_and(|taken| taken < limit);
+            let Some(place) = free_place(limit, &taken).filter(|_| room) else {
+                let message = format!(
+                    "{} of {limit} leases of {} queue already; wait for one of them, or cancel one",
+                    taken.len(),
+                    lease.owner
+                );
+                return Err(Error::new(Reason::QuotaExceeded, message).with("limit", limit.to_string()));
+            };
+            tx.take_slots(&Subject::from(lease.id.clone()), 0, &[Slot { scope, place }]).await?;
+        }
+        tx.charge(&lease.owner, turn).await
     }
 }
 

@@ -1,21 +1,35 @@
 //! Allocation: one decision about a PENDING lease, taken and written in one transaction, on what is true in it.
 
+use std::collections::BTreeMap;
+
+use super::deadlock;
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
+use super::picture::{leave_queue, picture};
 use super::steps::KindRules;
-use crate::allocator::{self, Plan};
+use crate::allocator::{self, Decision, Plan, Together, plan_together};
 use crate::blueprint::HOST_ATTRIBUTE;
 use crate::error::Result;
 use crate::model::id::{LeaseId, ResourceId, Subject};
+use crate::model::pool::PoolView;
 use crate::model::slot::Slot;
 use crate::model::task::MAX_REACQUIRES;
-use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, StringMap, Waiting};
+use crate::model::{Blueprint, Lease, LeaseState, Resource, ResourceState, Waiting};
 use crate::store::{Baton, Next, Tx, Wait, pool_of};
 
 /// What an allocation needs beside the transaction.
 pub(super) struct Allocation {
     pub(super) rules: KindRules,
     pub(super) worker: String,
+}
+
+/// Where a lease comes to sit.
+pub(super) struct Seat<'s> {
+    pub(super) resource: &'s Resource,
+    pub(super) places: &'s [i64],
+    /// Slots of limits that it takes beside.
+    pub(super) limits: Vec<Slot>,
+    pub(super) blueprint: Option<&'s Blueprint>,
 }
 
 impl Allocation {
@@ -47,9 +61,13 @@ impl Allocation {
         if own.as_ref().is_some_and(|own| own.state.is_live()) {
             return Ok(Some(current));
         }
+        current.allocating = None;
+        if own.as_ref().is_some_and(|own| own.state_reason == deadlock::YIELDED) {
+            // Its own work was fine: it goes on from its old place in the queue.
+            return Ok(Some(current));
+        }
         let (permanent, why) = own.map_or((false, "it is gone".to_owned()), |own| (own.permanent, own.state_message));
         current.reacquires += 1;
-        current.allocating = None;
         if permanent || current.reacquires >= MAX_REACQUIRES {
             let message = if permanent {
                 why
@@ -62,22 +80,148 @@ impl Allocation {
         Ok(Some(current))
     }
 
-    async fn decide(&self, tx: &mut Tx, before: &Lease, mut lease: Lease) -> Result<(Next, Baton)> {
-        let view = tx.pool_view(&lease).await?;
+    async fn decide(&self, tx: &mut Tx, before: &Lease, lease: Lease) -> Result<(Next, Baton)> {
+        if let Some(gang) = &lease.gang {
+            let others = tx.gang(gang).await?.into_iter();
+            let others: Vec<_> =
+                others.filter(|other| other.id != lease.id && other.state == LeaseState::Pending).collect();
+            if !others.is_empty() {
+                return self.decide_together(tx, before, lease, others).await;
+            }
+        }
+        let view = picture(tx, &lease, &self.rules).await?;
         let decision = allocator::plan(&lease, &view, &self.rules);
+        self.apply(tx, before, lease, decision, &view.blueprints).await
+    }
+
+    /// Each of the gang gets its place in this commit, or none of them does.
+    async fn decide_together(
+        &self,
+        tx: &mut Tx,
+        before: &Lease,
+        lease: Lease,
+        others: Vec<Lease>,
+    ) -> Result<(Next, Baton)> {
+        let mut members = vec![(before.clone(), lease)];
+        for other in others {
+            // What was built for another may have failed: it is counted there, whoever's step this is.
+            match self.lose_broken(tx, &other).await? {
+                Some(now) => members.push((other, now)),
+                None => return Ok((Next::Again, Baton::Pass)),
+            }
+        }
+        members.sort_by(|a, b| a.0.id.cmp(&b.0.id));
+        let mut views: BTreeMap<String, PoolView> = BTreeMap::new();
+        for (_, member) in &members {
+            if !views.contains_key(&member.spec.resource_type) {
+                views.insert(member.spec.resource_type.clone(), picture(tx, member, &self.rules).await?);
+            }
+        }
+        let pools: Vec<Wait> = views.keys().cloned().map(Wait::Pool).collect();
+        let blueprints: Vec<Blueprint> = views.values().flat_map(|view| view.blueprints.clone()).collect();
+        let planned: Vec<Lease> = members.iter().map(|(_, member)| member.clone()).collect();
+        let decisions = match plan_together(&planned, &mut views, &self.rules) {
+            Together::Go(decisions) => decisions,
+            Together::Wait(index, decision) => {
+                let (id, count) = (members[index].0.id.clone(), members.len());
+                let mut own = before.clone();
+                for (was, now) in members {
+                    if was.id == before.id {
+                        own = now;
+                    } else if was != now {
+                        tx.put_lease(&was, &now).await?;
+                    }
+                }
+                return self.wait_together(tx, before, own, (&id, count), *decision, pools).await;
+            }
+        };
+        let is_built = |decision: &Decision| matches!(decision.plan, Plan::Build { .. } | Plan::Await(_));
+        let building = decisions.iter().any(is_built);
+        let until = before.queue_expire_time;
+        let mut own = (Next::Park { waits: pools, until }, Baton::Pass);
+        let mut built = Vec::new();
+        for ((was, member), decision) in members.into_iter().zip(decisions) {
+            let is_own = member.id == before.id;
+            let is_to_be = is_built(&decision);
+            // What has room already is not taken before there is room for all.
+            let outcome = if building && !matches!(decision.plan, Plan::Build { .. }) {
+                let waiting = Waiting {
+                    reason: "BUILDING".to_owned(),
+                    message: "what was asked for together with it is being built".to_owned(),
+                    blocked_by: Vec::new(),
+                };
+                self.note_waiting(tx, &was, member.clone(), Some(waiting)).await?;
+                None
+            } else {
+                Some(self.apply(tx, &was, member.clone(), decision, &blueprints).await?)
+            };
+            if is_to_be && let Some(resource) = tx.get_lease(&member.id).await?.allocating {
+                built.push(resource);
+            }
+            match outcome {
+                Some(outcome) if is_own => own = outcome,
+                Some(_) => tx.wake_task(&Subject::from(member.id)).await?,
+                None => {}
+            }
+        }
+        if building {
+            let waits = built.into_iter().map(|resource| Wait::Resource(resource, ResourceState::Pending)).collect();
+            own = (Next::Park { waits, until }, own.1);
+        }
+        Ok(own)
+    }
+
+    async fn wait_together(
+        &self,
+        tx: &mut Tx,
+        before: &Lease,
+        mut lease: Lease,
+        (first, count): (&LeaseId, usize),
+        decision: Decision,
+        mut waits: Vec<Wait>,
+    ) -> Result<(Next, Baton)> {
+        if decision.plan == Plan::Gone && *first == lease.id {
+            return self.apply(tx, before, lease, decision, &[]).await;
+        }
+        waits.extend(decision.limits.into_iter().map(Wait::Pool));
+        let waiting = decision.waiting.map(|waiting| {
+            let message = format!("{count} are taken together, and not all can be had: {}", waiting.message);
+            Waiting { message, ..waiting }
+        });
+        // What was built for it stays its own, as long as nobody else takes it.
+        lease.waiting.clone_from(&before.waiting);
+        let until = lease.queue_expire_time;
+        self.note_waiting(tx, before, lease.clone(), waiting).await?;
+        deadlock::untangle(tx, &lease).await?;
+        Ok((Next::Park { waits, until }, Baton::Pass))
+    }
+
+    /// Writes what was decided for one lease.
+    async fn apply(
+        &self,
+        tx: &mut Tx,
+        before: &Lease,
+        mut lease: Lease,
+        decision: Decision,
+        blueprints: &[Blueprint],
+    ) -> Result<(Next, Baton)> {
         let baton = if decision.more { Baton::On(pool_of(&lease.spec.resource_type)) } else { Baton::Keep };
         let until = lease.queue_expire_time;
         match decision.plan {
-            Plan::Take { resource, place } => {
-                let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
-                self.take(tx, before, &mut lease, &resource, place, blueprint).await?;
+            Plan::Take { resource, places, limits } => {
+                let blueprint = blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
+                leave_queue(tx, &lease, &self.rules).await?;
+                self.take(tx, before, &mut lease, Seat { resource: &resource, places: &places, limits, blueprint })
+                    .await?;
                 if lease.state == LeaseState::Active {
                     return Ok((Next::Park { waits: Vec::new(), until: lease.expire_time }, baton));
                 }
                 Ok((Next::Again, baton))
             }
-            Plan::Build { blueprint, place } => {
-                let resource = self.build(tx, &lease, &blueprint, place).await?;
+            Plan::Build { blueprint, place, limits, builds } => {
+                leave_queue(tx, &lease, &self.rules).await?;
+                tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &limits).await?;
+                let resource = self.build(tx, &lease, &blueprint, place, &builds).await?;
                 lease.allocating = Some(resource.id.clone());
                 lease.build_time = Some(tx.now());
                 lease.waiting =
@@ -90,11 +234,13 @@ impl Allocation {
                 Ok((Next::Park { waits: vec![Wait::Resource(resource, ResourceState::Pending)], until }, Baton::Pass))
             }
             Plan::Park => {
-                let pool = Wait::Pool(lease.spec.resource_type.clone());
+                let mut waits = vec![Wait::Pool(lease.spec.resource_type.clone())];
+                waits.extend(decision.limits.into_iter().map(Wait::Pool));
                 // What was built for it has gone to another: it queues like everyone.
                 lease.allocating = None;
-                self.note_waiting(tx, before, lease, decision.waiting).await?;
-                Ok((Next::Park { waits: vec![pool], until }, Baton::Pass))
+                self.note_waiting(tx, before, lease.clone(), decision.waiting).await?;
+                deadlock::untangle(tx, &lease).await?;
+                Ok((Next::Park { waits, until }, Baton::Pass))
             }
             Plan::Gone => {
                 let message = format!("no blueprint that could make this {} is left", lease.spec.resource_type);
@@ -128,20 +274,16 @@ impl Allocation {
         Ok(())
     }
 
-    /// The lease gets a place on a resource; with an instant kind it is ACTIVE at once.
-    pub(super) async fn take(
-        &self,
-        tx: &mut Tx,
-        before: &Lease,
-        lease: &mut Lease,
-        resource: &Resource,
-        place: i64,
-        blueprint: Option<&Blueprint>,
-    ) -> Result<()> {
-        self.grant(tx, lease, resource, place, blueprint).await?;
+    /// The lease gets its places on a resource; with an instant kind it is ACTIVE at once.
+    async fn take(&self, tx: &mut Tx, before: &Lease, lease: &mut Lease, seat: Seat<'_>) -> Result<()> {
+        let resource = seat.resource;
+        let message = match seat.places {
+            [place] => format!("got place {} of {} on {}", place + 1, resource.lease_limit, resource.id),
+            _ => format!("got {} for itself", resource.id),
+        };
+        self.grant(tx, lease, seat).await?;
         tx.put_lease(before, lease).await?;
         let kind = if lease.state == LeaseState::Active { "lease.activated" } else { "lease.acquired" };
-        let message = format!("got place {} of {} on {}", place + 1, resource.lease_limit, resource.id);
         let told = Told::by_drydock(kind, message);
         tx.event(
             told.of_lease(lease, &[("worker", self.worker.clone()), ("blueprint", resource.blueprint_id.to_string())]),
@@ -149,18 +291,12 @@ impl Allocation {
         .await
     }
 
-    /// Takes the slot and fills the lease in, without writing it.
-    pub(super) async fn grant(
-        &self,
-        tx: &mut Tx,
-        lease: &mut Lease,
-        resource: &Resource,
-        place: i64,
-        blueprint: Option<&Blueprint>,
-    ) -> Result<()> {
+    /// Takes the slots and fills the lease in, without writing it.
+    pub(super) async fn grant(&self, tx: &mut Tx, lease: &mut Lease, seat: Seat<'_>) -> Result<()> {
+        let Seat { resource, places, limits: mut slots, blueprint } = seat;
         lease.epoch += 1;
-        let slot = Slot::on_resource(&resource.id, place);
-        tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &[slot]).await?;
+        slots.extend(places.iter().map(|place| Slot::on_resource(&resource.id, *place)));
+        tx.take_slots(&Subject::from(lease.id.clone()), lease.epoch, &slots).await?;
         lease.state = LeaseState::Acquired;
         lease.resource_id = Some(resource.id.clone());
         lease.blueprint_id = Some(resource.blueprint_id.clone());
@@ -171,29 +307,28 @@ impl Allocation {
             message: format!("it is being set up on {}", resource.id),
             blocked_by: vec![resource.id.to_string()],
         });
-        let kind = blueprint.and_then(|blueprint| self.rules.0.find(&blueprint.kind));
+        let kind = blueprint.and_then(|blueprint| self.rules.registry.find(&blueprint.kind));
         if let Some(kind) = kind.filter(|kind| kind.describe().instant) {
             activate(lease, kind.lease_facts(resource, lease), tx.now());
         }
         Ok(())
     }
 
-    /// A new resource for the lease, with its place in the blueprint's limit and its task.
-    async fn build(&self, tx: &mut Tx, lease: &Lease, blueprint: &Blueprint, place: i64) -> Result<Resource> {
-        let now = tx.now();
-        let id = ResourceId::new(now);
-        let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
+    /// A new resource for the lease, with its place in the blueprint's limits and its task.
+    async fn build(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        blueprint: &Blueprint,
+        place: i64,
+        builds: &[Slot],
+    ) -> Result<Resource> {
+        let fresh = Resource::fresh(blueprint, tx.now());
+        let tail: String = fresh.id.as_str().chars().skip(fresh.id.as_str().len() - 6).collect();
         let placed_on = lease.spec.attributes.get(HOST_ATTRIBUTE.name).and_then(|host| LeaseId::parse(host));
         let resource = Resource {
             name: format!("{}-{tail}", blueprint.name),
-            resource_type: blueprint.resource_type.clone(),
-            blueprint_id: blueprint.id.clone(),
-            state: ResourceState::Pending,
-            state_reason: String::new(),
-            state_message: String::new(),
-            facts: StringMap::new(),
             attributes: lease.spec.attributes.clone(),
-            labels: blueprint.labels.clone(),
             owner: lease.owner.clone(),
             made_for: Some(lease.id.clone()),
             root_id: Some(lease.root_id.clone()),
@@ -201,20 +336,11 @@ impl Allocation {
             lease_limit: allocator::leases_of(blueprint, &self.rules),
             depth: lease.depth + 1,
             ord: lease.ord,
-            drain: None,
-            problem: String::new(),
-            cleanup_failures: 0,
-            create_time: now,
-            active_time: None,
-            check_time: None,
-            end_time: None,
-            permanent: false,
-            torn_down: false,
-            version: 1,
-            id,
+            ..fresh
         };
         let slot = Slot::of_blueprint(&blueprint.id, place);
-        tx.take_slots(&Subject::from(resource.id.clone()), 1, &[slot]).await?;
+        let slots: Vec<Slot> = std::iter::once(slot).chain(builds.iter().cloned()).collect();
+        tx.take_slots(&Subject::from(resource.id.clone()), 1, &slots).await?;
         tx.insert_resource(&resource).await?;
         let told =
             Told::by_drydock("resource.created", format!("{} is built for {}", resource.resource_type, lease.id));

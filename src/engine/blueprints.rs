@@ -430,6 +430,8 @@ fn check_limits(limits: &Limits) -> Result<()> {
     };
     positive("max_resources", limits.max_resources, 0)?;
     positive("leases_per_resource", limits.leases_per_resource, 1)?;
+    positive("max_builds", limits.max_builds, 1)?;
+    positive("leases_per_owner", limits.leases_per_owner, 1)?;
     for (name, value) in [("default_ttl", limits.default_ttl), ("max_ttl", limits.max_ttl)] {
         if value.is_some_and(|value| value <= 0) {
             return Err(Error::invalid(format!("limits.{name} must be longer than 0 s")));

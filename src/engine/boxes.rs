@@ -168,35 +168,13 @@ impl Engine {
         asked: Registration,
         attributes: StringMap,
     ) -> Resource {
-        let now = self.clock.now();
         Resource {
-            id: ResourceId::new(now),
             name: asked.name,
-            resource_type: blueprint.resource_type.clone(),
-            blueprint_id: blueprint.id.clone(),
-            state: ResourceState::Pending,
-            state_reason: String::new(),
-            state_message: String::new(),
-            facts: StringMap::new(),
             attributes,
             labels: of_both(blueprint, asked.labels),
             owner: caller.principal.clone(),
-            made_for: None,
-            root_id: None,
-            placed_on: None,
             lease_limit: allocator::leases_of(blueprint, &self.rules()),
-            depth: 0,
-            ord: now,
-            drain: None,
-            problem: String::new(),
-            cleanup_failures: 0,
-            create_time: now,
-            active_time: None,
-            check_time: None,
-            end_time: None,
-            permanent: false,
-            torn_down: false,
-            version: 1,
+            ..Resource::fresh(blueprint, self.clock.now())
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::picture::picture;
 use super::{Acquire, Caller, Engine};
 use crate::allocator::{self, Decision, Plan, Verdict};
 use crate::error::{Reason, Result};
@@ -51,8 +52,7 @@ impl Engine {
         if lease.state != LeaseState::Pending {
             return Ok(Explanation { waiting: lease.waiting, ..Explanation::default() });
         }
-        let view = self.store.pool_view(&lease).await?;
-        let mut decision = allocator::plan(&lease, &view, &self.rules());
+        let mut decision = self.decision(&lease).await?;
         if !caller.admin {
             self.narrow(caller, &mut decision).await?;
         }
@@ -73,6 +73,20 @@ impl Engine {
 }
 
 impl Engine {
+    /// What would be decided now; as one of a gang when it is in one.
+    async fn decision(&self, lease: &Lease) -> Result<Decision> {
+        let (lease, rules) = (lease.clone(), self.rules());
+        self.store
+            .write(move |tx| {
+                let (lease, rules) = (lease.clone(), rules.clone());
+                Box::pin(async move {
+                    let view = picture(tx, &lease, &rules).await?;
+                    Ok(allocator::plan(&lease, &view, &rules))
+                })
+            })
+            .await
+    }
+
     /// What others hold is not named to who is no admin: their leases and resources stay as numbers in the messages.
     async fn narrow(&self, caller: &Caller, decision: &mut Decision) -> Result<()> {
         let ids = decision.verdicts.iter().flat_map(|verdict| verdict.blocked_by.iter().chain([&verdict.resource_id]));

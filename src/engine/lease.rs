@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::allocate::Allocation;
 use super::narrate::Told;
+use super::picture::give_back_slots;
 use super::steps::{KindRules, later, retry};
 use crate::blueprint::{Failure, Step};
 use crate::clock::micros;
@@ -189,7 +190,7 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> KindRules {
-        KindRules(self.registry.clone())
+        KindRules { registry: self.registry.clone(), shares: Arc::clone(&self.shares) }
     }
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn reacquire(tx: &mut Tx, lease: &Lease, why: &str) -> Result<(
     after.blueprint_id = None;
     after.acquire_time = None;
     after.waiting = None;
-    tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
+    give_back_slots(tx, &Subject::from(lease.id.clone())).await?;
     tx.put_lease(lease, &after).await?;
     tx.wake_task(&Subject::from(lease.id.clone())).await?;
     tx.event(Told::by_drydock("lease.requeued", why).of_lease(&after, &[])).await
@@ -300,16 +301,16 @@ async fn finish_clean_up(tx: &mut Tx, id: &LeaseId, step: &Step, failures: i64, 
     let mut after = lease.clone();
     after.state = LeaseState::Destroyed;
     after.destroy_time = Some(tx.now());
-    tx.free_slots(&Subject::from(lease.id.clone()), None).await?;
+    let held = give_back_slots(tx, &Subject::from(lease.id.clone())).await?;
     tx.put_lease(&lease, &after).await?;
-    if let Some(id) = &lease.resource_id {
-        if let Some(resource) = resource {
-            forget_failed_cleanup(tx, &resource).await?;
-            // One that stays and is well has nothing to do when a lease goes.
-            if !stays || resource.state != ResourceState::Active {
-                tx.nudge(id.clone()).await?;
-            }
+    if let Some(resource) = resource.filter(|_| lease.resource_id.is_some()) {
+        forget_failed_cleanup(tx, &resource).await?;
+        // One that stays and is well has nothing to do when a lease goes.
+        if !stays || resource.state != ResourceState::Active {
+            tx.nudge(resource.id).await?;
         }
+    }
+    if held || lease.resource_id.is_some() {
         tx.wake_pool(&pool_of(&lease.spec.resource_type), None).await?;
     }
     tx.event(Told::by_drydock("lease.destroyed", "nothing of it is left").of_lease(&after, &[])).await?;
@@ -406,7 +407,21 @@ pub(super) async fn end(
         tx.wake_pool(&pool_of(&before.spec.resource_type), None).await?;
     }
     let kind = if state == LeaseState::Broken { "lease.broken" } else { "lease.released" };
-    tx.event(Told::by_drydock(kind, message).because(reason).by(actor).of_lease(&after, &[])).await
+    tx.event(Told::by_drydock(kind, message).because(reason).by(actor).of_lease(&after, &[])).await?;
+    if before.active_time.is_none() && before.parent.is_none() {
+        end_gang(tx, &after).await?;
+    }
+    Ok(())
+}
+
+/// What was asked for together is had together: when one has ended before it could be used, so do the others.
+async fn end_gang(tx: &mut Tx, ended: &Lease) -> Result<()> {
+    let Some(gang) = &ended.gang else { return Ok(()) };
+    for other in tx.gang(gang).await?.into_iter().filter(|other| other.state.is_live()) {
+        let message = format!("{}, asked for together with it, has ended before it was ACTIVE", ended.id);
+        Box::pin(end(tx, &other, LeaseState::Released, "CANCELLED", &message, "drydock")).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn words(failure: &Failure) -> String {

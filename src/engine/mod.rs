@@ -10,12 +10,14 @@ mod blueprints;
 mod boxes;
 mod caller;
 mod context;
+mod deadlock;
 mod effects;
 mod explain;
 mod health;
 mod housekeeping;
 mod lease;
 mod narrate;
+mod picture;
 mod release;
 mod resource;
 mod running;
@@ -38,14 +40,15 @@ pub use explain::{ExplainSubject, Explanation};
 pub use view::{LeaseView, Receipt, ResourceView};
 pub use watch::{EventWatch, LeaseUpdate, LeaseWatch, event_cursor, parse_event_cursor};
 
+use crate::allocator;
 use crate::blueprint::Registry;
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::model::id::LeaseId;
-use crate::model::{Lease, LeaseState, Resource};
+use crate::model::{Lease, LeaseState, Resource, Shares};
 use crate::scheduler::{self, Scheduler};
-use crate::store::{Daemon, Location, Store};
+use crate::store::{Daemon, Location, Store, pool_of};
 use running::Running;
 
 /// How an engine runs.
@@ -65,6 +68,8 @@ pub struct Settings {
     pub machine: String,
     /// Where this daemon is reached.
     pub address: String,
+    /// What each owner may have.
+    pub shares: Shares,
 }
 
 /// An interface of an ACTIVE lease of the caller, ready to be used.
@@ -81,6 +86,7 @@ pub struct Opened {
 pub struct Engine {
     store: Store,
     registry: Registry,
+    shares: Arc<Shares>,
     clock: SharedClock,
     daemon: Daemon,
     /// The newest id of a lease or resource that there was at the start.
@@ -122,6 +128,7 @@ impl Engine {
         let engine = Arc::new(Self {
             store: store.clone(),
             registry,
+            shares: Arc::new(settings.shares.clone()),
             clock,
             daemon: daemon.clone(),
             inherited,
@@ -138,11 +145,20 @@ impl Engine {
         if settings.stock_blueprints {
             engine.make_stock_blueprints().await?;
         }
+        let limits = pool_of(allocator::gates::EVERYWHERE);
+        // What owners may have was perhaps changed.
+        engine
+            .store
+            .write(move |tx| {
+                let limits = limits.clone();
+                Box::pin(async move { tx.wake_pools(&limits).await })
+            })
+            .await?;
         engine.background.spawn(running::follow(Arc::clone(&engine), store.news()));
         let settings_of_queue =
             scheduler::Settings { workers: settings.workers, sweep: settings.sweep, daemon: daemon.id.clone() };
         let steps = Arc::new(steps::EngineSteps(Arc::clone(&engine)));
-        store.take_along(Arc::new(steps::Allocations(engine.registry.clone())));
+        store.take_along(Arc::new(steps::Allocations(engine.rules())));
         let scheduler = Scheduler::start(store, steps, &settings_of_queue).await?;
         *engine.scheduler.lock().unwrap_or_else(PoisonError::into_inner) = Some(scheduler);
         engine.background.spawn(housekeeping::keep(Arc::clone(&engine), settings.retention));

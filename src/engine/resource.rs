@@ -1,5 +1,6 @@
 //! The steps of a resource: build, watch over, take down.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -7,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::lease::{note_failed_cleanup, reacquire, words};
 use super::narrate::Told;
+use super::picture::give_back_slots;
 use super::steps::{later, retry};
+use crate::allocator::gates;
 use crate::blueprint::{DAEMON_FACT, Need, Step};
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
-use crate::model::blueprint::DEFAULT_MAX_TTL;
 use crate::model::id::{LeaseId, ResourceId, Subject};
 use crate::model::task::MAX_FAILURES;
 use crate::model::{Lease, LeaseState, Resource, ResourceState, StringMap};
@@ -262,7 +264,9 @@ async fn become_active(tx: &mut Tx, resource: &Resource, facts: StringMap, worke
     tx.put_resource(resource, &after).await?;
     let told = Told::by_drydock("resource.activated", format!("{} is built", resource.resource_type));
     tx.event(told.of_resource(&after, &[("worker", worker.to_owned())])).await?;
-    if after.lease_limit > 1 || after.is_registered() {
+    let builds = gates::builds_of(resource.blueprint_id.as_str());
+    let freed = tx.free_slots(&Subject::from(resource.id.clone()), Some(&builds)).await?;
+    if after.lease_limit > 1 || after.is_registered() || !freed.is_empty() {
         tx.wake_pool(&pool_of(&after.resource_type), None).await?;
     }
     Ok(Next::Again)
@@ -288,12 +292,17 @@ async fn lease_needs(
         None => None,
     };
     let mut made = 0;
+    let mut gangs: BTreeMap<&str, LeaseId> = BTreeMap::new();
     for need in wanted {
         let known = |lease: &Lease| lease.parent.as_ref().is_some_and(|(_, name)| *name == need.name);
         if needs.iter().any(known) {
             continue;
         }
-        let lease = sub_lease(tx, resource, need, root.as_ref());
+        let mut lease = sub_lease(tx, resource, need, root.as_ref());
+        let same_type = |other: &&Need| other.spec.resource_type == need.spec.resource_type;
+        if wanted.iter().filter(same_type).count() > 1 {
+            lease.gang = Some(gangs.entry(&need.spec.resource_type).or_insert_with(|| lease.id.clone()).clone());
+        }
         tx.insert_lease(&lease).await?;
         let told = Told::by_drydock("lease.created", format!("{} needs a {}", resource.name, need.spec.resource_type));
         tx.event(told.of_lease(&lease, &[("worker", worker.to_owned())])).await?;
@@ -327,40 +336,14 @@ fn parts(needs: &[Lease]) -> Vec<Wait> {
 
 fn sub_lease(tx: &Tx, resource: &Resource, need: &Need, root: Option<&Lease>) -> Lease {
     let id = LeaseId::new(tx.now());
+    let lease = Lease::pending(id, need.spec.clone(), resource.owner.clone(), tx.now());
     Lease {
-        spec: need.spec.clone(),
-        state: LeaseState::Pending,
-        state_reason: String::new(),
-        state_message: String::new(),
-        facts: StringMap::new(),
-        labels: StringMap::new(),
-        owner: resource.owner.clone(),
-        resource_id: None,
-        blueprint_id: None,
         parent: Some((resource.id.clone(), need.name.clone())),
-        root_id: resource.root_id.clone().unwrap_or_else(|| id.clone()),
+        root_id: resource.root_id.clone().unwrap_or_else(|| lease.id.clone()),
         depth: resource.depth + 1,
         priority: root.map_or(0, |root| root.priority),
         ord: resource.ord,
-        epoch: 0,
-        ttl: None,
-        max_ttl: DEFAULT_MAX_TTL,
-        create_time: tx.now(),
-        queue_expire_time: None,
-        build_time: None,
-        acquire_time: None,
-        active_time: None,
-        expire_time: None,
-        renew_time: None,
-        use_time: None,
-        end_time: None,
-        destroy_time: None,
-        allocating: None,
-        reacquires: 0,
-        cleaned: false,
-        waiting: None,
-        version: 1,
-        id,
+        ..lease
     }
 }
 
@@ -455,7 +438,7 @@ async fn take_down(tx: &mut Tx, id: &ResourceId, destroyed: Option<&Step>, failu
     current.state = ResourceState::Destroyed;
     current.problem.clear();
     current.end_time = Some(tx.now());
-    tx.free_slots(&Subject::from(id.clone()), None).await?;
+    give_back_slots(tx, &Subject::from(id.clone())).await?;
     tx.forget_effects(id).await?;
     tx.put_resource(&resource, &current).await?;
     tx.wake_pool(&pool_of(&resource.resource_type), None).await?;

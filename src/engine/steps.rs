@@ -13,7 +13,7 @@ use crate::clock::{Micros, micros};
 use crate::error::Result;
 use crate::model::id::Subject;
 use crate::model::task::{MAX_FAILURES, backoff};
-use crate::model::{Blueprint, Kind, LeaseSpec, LeaseState, ResourceState};
+use crate::model::{Blueprint, Kind, LeaseSpec, LeaseState, ResourceState, Shares};
 use crate::scheduler::Steps;
 use crate::store::{Along, Baton, Claim, Committed, Next, Scope, Tx};
 
@@ -62,7 +62,7 @@ impl Steps for EngineSteps {
 }
 
 /// Allocation is decided and written in one transaction, which may be that of the step before.
-pub(super) struct Allocations(pub(super) Registry);
+pub(super) struct Allocations(pub(super) KindRules);
 
 #[async_trait]
 impl Along for Allocations {
@@ -73,7 +73,7 @@ impl Along for Allocations {
 
     async fn step(&self, tx: &mut Tx, claim: &Claim) -> Result<(Next, Baton)> {
         let Subject::Lease(id) = &claim.subject else { return Ok((Next::Again, Baton::Pass)) };
-        let allocation = Allocation { rules: KindRules(self.0.clone()), worker: claim.worker.clone() };
+        let allocation = Allocation { rules: self.0.clone(), worker: claim.worker.clone() };
         allocation.step(tx, id).await
     }
 }
@@ -105,16 +105,26 @@ async fn break_subject(tx: &mut Tx, subject: Subject, reason: &str, message: &st
     Ok(())
 }
 
-/// The kinds, as the allocator knows them.
-pub(super) struct KindRules(pub(super) Registry);
+/// The kinds and shares, as the allocator knows them.
+#[derive(Clone)]
+pub(super) struct KindRules {
+    pub(super) registry: Registry,
+    pub(super) shares: Arc<Shares>,
+}
 
 impl Rules for KindRules {
     fn kind(&self, name: &str) -> Option<&'static Kind> {
-        self.0.find(name).map(|kind| kind.describe())
+        self.registry.find(name).map(|kind| kind.describe())
     }
 
     fn admits(&self, blueprint: &Blueprint, spec: &LeaseSpec) -> Result<(), String> {
-        let Some(kind) = self.0.find(&blueprint.kind) else { return Err(format!("no kind {:?}", blueprint.kind)) };
+        let Some(kind) = self.registry.find(&blueprint.kind) else {
+            return Err(format!("no kind {:?}", blueprint.kind));
+        };
         kind.admit(&blueprint.config, &spec.attributes).map(|_| ()).map_err(|error| error.message)
+    }
+
+    fn shares(&self) -> &Shares {
+        &self.shares
     }
 }

@@ -129,6 +129,17 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// Which machine it is: two hosts of one machine say the same, whatever their addresses are. Its address when the
+    /// machine cannot be asked.
+    async fn machine(&self) -> String {
+        self.address().to_owned()
+    }
+
+    /// What is kept on the machine for us, for operators: a few counts. Asks nothing.
+    fn diagnostics(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// Starts a command in its own process group. A program that does not exist ends with code 127, not with an error.
     ///
     /// # Errors

@@ -17,18 +17,19 @@ pub struct Turns {
 impl Turns {
     /// Waits until nobody changes the folder, and keeps it so.
     pub async fn shared(&self, host: &dyn Host, folder: &Path) -> OwnedRwLockReadGuard<()> {
-        self.lock(host, folder).read_owned().await
+        self.lock(host, folder).await.read_owned().await
     }
 
     /// Waits until nobody else uses the folder, and keeps it so.
     pub async fn alone(&self, host: &dyn Host, folder: &Path) -> OwnedRwLockWriteGuard<()> {
-        self.lock(host, folder).write_owned().await
+        self.lock(host, folder).await.write_owned().await
     }
 
-    fn lock(&self, host: &dyn Host, folder: &Path) -> Arc<RwLock<()>> {
+    async fn lock(&self, host: &dyn Host, folder: &Path) -> Arc<RwLock<()>> {
+        // Not by the address: one machine may be known under several.
+        let key = format!("{}:{}", host.machine().await, folder.display());
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
-        let key = format!("{}:{}", host.address(), folder.display());
         if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
             return lock;
         }

@@ -41,6 +41,9 @@ pub(super) struct Ways {
     pub(super) reload: Vec<String>,
 }
 
+/// Words: the port in hex, the document root.
+const READABLE: &str = include_str!("readable.sh");
+
 /// What was written down when the site was put up: all that taking it down needs.
 #[derive(Debug, Serialize, Deserialize)]
 struct Put {
@@ -124,8 +127,29 @@ pub(super) async fn put(
         );
         return Err(Error::new(Reason::CommandFailed, why).into());
     }
+    if let Some(error) = closed(server, seat).await? {
+        withdraw(seat, &put).await?;
+        return Err(error.into());
+    }
     tell(report, "probe", format!("{} answers", seat.site.listens_on()));
     Ok(())
+}
+
+/// Why nobody would get anything but 403: the server's workers are somebody else, and the folders of leases are closed to
+/// others. They are not opened: whoever is on the host could then look into them.
+async fn closed(server: &dyn Server, seat: &Seat) -> Result<Option<Error>> {
+    let (port, root) = (format!("{:04X}", seat.site.port), seat.site.document_root.to_string_lossy());
+    let ran = run(seat.host.as_ref(), &seat.site.owner, ["sh", "-c", READABLE, "sh", &port, &root], "").await?;
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let Some((user, folder)) = said.lines().next().and_then(|line| line.split_once(' ')) else { return Ok(None) };
+    let why = format!(
+        "the host's {} serves as {user}, who may not go into {folder}: every request would be answered with 403, so the site \
+         is withdrawn. Use mode instance, or let {user} in: setfacl -m u:{user}:x on each folder above {}, and setfacl -R -m \
+         u:{user}:rX,d:u:{user}:rX on that folder",
+        server.name(),
+        seat.host.data_dir().join("resources").display(),
+    );
+    Ok(Some(Error::new(Reason::HttpdConfigInvalid, why)))
 }
 
 /// Takes the site down.

@@ -32,6 +32,12 @@ pub struct Limits {
     pub rank: Option<i64>,
     /// Its resources may serve one owner after another.
     pub shared: bool,
+    /// Resources being built at once, at most.
+    pub max_builds: Option<i64>,
+    /// Leases of one owner on its resources at once.
+    pub leases_per_owner: Option<i64>,
+    /// Attributes whose values, taken together, at most one lease has at a time; empty is no such limit.
+    pub exclusive_by: Vec<String>,
 }
 
 /// 1 h.

@@ -88,6 +88,10 @@ pub struct LeaseSpec {
     pub blueprints: Vec<BlueprintId>,
     /// Labels the resource must carry, all of them.
     pub resource_labels: StringMap,
+    /// No other lease on its resource, however many the resource takes.
+    pub exclusive: bool,
+    /// No lease with any of these labels on its resource.
+    pub apart_from: StringMap,
 }
 
 /// A lease.
@@ -121,8 +125,11 @@ pub struct Lease {
     pub depth: i64,
     /// −100..100.
     pub priority: i64,
-    /// Place in the queue, inherited from the root: create time less the head start of the priority.
+    /// Place in the queue, inherited from the root: when its owner's turn begins, see `model::share`, less the head start
+    /// of the priority.
     pub ord: i64,
+    /// The first of the leases that are taken all at once or not at all.
+    pub gang: Option<LeaseId>,
     /// The fence: raised at each acquisition.
     pub epoch: i64,
     /// Granted life after ACTIVE, microseconds; `None` on a sub-lease, which lives as long as its parent.
@@ -159,6 +166,49 @@ pub struct Lease {
     pub waiting: Option<Waiting>,
     /// Raised with every write; the compare-and-set of writers that hold no claim.
     pub version: i64,
+}
+
+impl Lease {
+    /// A root that has just been asked for; whoever makes another kind of lease changes what is different.
+    #[must_use]
+    pub fn pending(id: LeaseId, spec: LeaseSpec, owner: String, now: Micros) -> Self {
+        Self {
+            root_id: id.clone(),
+            id,
+            spec,
+            state: LeaseState::Pending,
+            state_reason: String::new(),
+            state_message: String::new(),
+            facts: StringMap::new(),
+            labels: StringMap::new(),
+            owner,
+            resource_id: None,
+            blueprint_id: None,
+            parent: None,
+            depth: 0,
+            priority: 0,
+            ord: now,
+            gang: None,
+            epoch: 0,
+            ttl: None,
+            max_ttl: super::blueprint::DEFAULT_MAX_TTL,
+            create_time: now,
+            queue_expire_time: None,
+            build_time: None,
+            acquire_time: None,
+            active_time: None,
+            expire_time: None,
+            renew_time: None,
+            use_time: None,
+            end_time: None,
+            destroy_time: None,
+            allocating: None,
+            reacquires: 0,
+            cleaned: false,
+            waiting: None,
+            version: 1,
+        }
+    }
 }
 
 /// Why a lease waits. `reason` is one of the contract's closed list.

@@ -13,6 +13,7 @@ pub mod labels;
 pub mod lease;
 pub mod pool;
 pub mod resource;
+pub mod share;
 pub mod slot;
 pub mod task;
 
@@ -22,4 +23,5 @@ pub use kind::{Field, FieldType, Kind};
 pub use labels::StringMap;
 pub use lease::{Lease, LeaseSpec, LeaseState, Waiting};
 pub use resource::{Drain, Resource, ResourceState};
+pub use share::{Share, Shares};
 pub use task::{Task, TaskState};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::id::{BlueprintId, LeaseId};
-use super::{Blueprint, Lease, Resource};
+use super::{Blueprint, Lease, Resource, StringMap};
 
 /// A live resource of the type, and the places that are taken on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +39,20 @@ pub struct PoolView {
     pub built: BTreeMap<BlueprintId, Vec<i64>>,
     /// Leases that queue before this one for the same type and have nothing being built for them, best first.
     pub ahead: Vec<Lease>,
+    /// Slots of limits that a lease must pass (`allocator::gates`), by scope: place and holder.
+    pub held: BTreeMap<String, Vec<(i64, String)>>,
+    /// Labels of the leases on the candidates, and whom they keep apart from; only when somebody in the queue or on them
+    /// keeps apart.
+    pub neighbours: BTreeMap<LeaseId, Neighbour>,
+}
+
+/// What another lease on the same resource has to know of one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Neighbour {
+    /// Its labels.
+    pub labels: StringMap,
+    /// It shares with nobody who carries one of these.
+    pub apart_from: StringMap,
 }
 
 /// A lease that a resource needs while it lives.

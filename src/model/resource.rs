@@ -1,5 +1,6 @@
 //! Resources: things put somewhere.
 
+use super::blueprint::Blueprint;
 use super::id::{BlueprintId, LeaseId, ResourceId};
 use super::labels::StringMap;
 use crate::clock::Micros;
@@ -130,6 +131,40 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// One of a blueprint, PENDING, with the blueprint's labels and nothing else yet: no name, no owner, room for no lease.
+    #[must_use]
+    pub fn fresh(blueprint: &Blueprint, now: Micros) -> Self {
+        Self {
+            id: ResourceId::new(now),
+            name: String::new(),
+            resource_type: blueprint.resource_type.clone(),
+            blueprint_id: blueprint.id.clone(),
+            state: ResourceState::Pending,
+            state_reason: String::new(),
+            state_message: String::new(),
+            facts: StringMap::new(),
+            attributes: StringMap::new(),
+            labels: blueprint.labels.clone(),
+            owner: String::new(),
+            made_for: None,
+            root_id: None,
+            placed_on: None,
+            lease_limit: 0,
+            depth: 0,
+            ord: now,
+            drain: None,
+            problem: String::new(),
+            cleanup_failures: 0,
+            create_time: now,
+            active_time: None,
+            check_time: None,
+            end_time: None,
+            permanent: false,
+            torn_down: false,
+            version: 1,
+        }
+    }
+
     /// Registered by hand, rather than made for a lease.
     #[must_use]
     pub fn is_registered(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::mem::take;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -18,10 +18,10 @@ use crate::model::filter::Filter;
 use crate::proto::v1::explain_lease_request::Subject;
 use crate::proto::v1::lease_service_server::LeaseService;
 use crate::proto::v1::{
-    AcquireLeaseRequest, AcquireLeaseResponse, ExplainLeaseRequest, ExplainLeaseResponse, GetLeaseRequest,
-    GetLeaseResponse, ListLeasesRequest, ListLeasesResponse, ReleaseLeaseRequest, ReleaseLeaseResponse,
-    ReleaseLeasesRequest, ReleaseLeasesResponse, RenewLeaseRequest, RenewLeaseResponse, WaitLeaseRequest,
-    WaitLeaseResponse, WatchLeaseRequest, WatchLeaseResponse,
+    AcquireLeaseRequest, AcquireLeaseResponse, AcquireLeasesRequest, AcquireLeasesResponse, ExplainLeaseRequest,
+    ExplainLeaseResponse, GetLeaseRequest, GetLeaseResponse, ListLeasesRequest, ListLeasesResponse,
+    ReleaseLeaseRequest, ReleaseLeaseResponse, ReleaseLeasesRequest, ReleaseLeasesResponse, RenewLeaseRequest,
+    RenewLeaseResponse, WaitLeaseRequest, WaitLeaseResponse, WatchLeaseRequest, WatchLeaseResponse,
 };
 
 /// Longest cursor that can be one of ours, in bytes.
@@ -70,6 +70,31 @@ impl LeaseService for LeaseRpc {
         let view =
             if done { view } else { self.wait(&caller, view.lease.id.as_str(), LeaseState::Active, wait).await? };
         Ok(Response::new(AcquireLeaseResponse { lease: Some(convert::lease(view)) }))
+    }
+
+    async fn acquire_leases(
+        &self,
+        request: Request<AcquireLeasesRequest>,
+    ) -> Result<Response<AcquireLeasesResponse>, Status> {
+        let (caller, deadline) = (caller(&request)?, check::deadline(&request));
+        let mut sent = request.into_inner();
+        let wait = check::patience("wait", sent.wait.take().as_ref(), Duration::ZERO, deadline.as_ref())?;
+        let request_id = take(&mut sent.request_id);
+        let key = check::request_key("AcquireLeases", &request_id, &sent)?;
+        let asks = convert::asks(sent.leases)?;
+        let until = Instant::now() + wait;
+        let mut leases = self.engine.acquire_all(&caller, asks, key).await?;
+        for view in &mut leases {
+            let patience = until.saturating_duration_since(Instant::now());
+            let done = view.lease.state == LeaseState::Active || view.lease.state.has_ended() || patience.is_zero();
+            if !done {
+                self.wait(&caller, view.lease.id.as_str(), LeaseState::Active, patience).await?;
+            }
+        }
+        for view in &mut leases {
+            *view = self.engine.get_lease(&caller, view.lease.id.as_str()).await?;
+        }
+        Ok(Response::new(AcquireLeasesResponse { leases: leases.into_iter().map(convert::lease).collect() }))
     }
 
     async fn get_lease(&self, request: Request<GetLeaseRequest>) -> Result<Response<GetLeaseResponse>, Status> {

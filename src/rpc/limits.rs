@@ -36,6 +36,9 @@ pub const MAX_DECODE: usize = 4 * 1024 * 1024;
 /// Largest message sent, in bytes; what clients take by default: `.max_encoding_message_size(MAX_ENCODE)`.
 pub const MAX_ENCODE: usize = 4 * 1024 * 1024;
 
+/// Largest HTTP/2 frame taken, in bytes: a chunk of a file or of output goes in one, not in 16 of the default size.
+pub const MAX_FRAME: u32 = 256 * 1024;
+
 /// The preface that every HTTP/2 client starts with.
 const PREFACE: usize = 24;
 /// Between two tries to accept, when the system is out of something.
@@ -75,6 +78,7 @@ pub fn server() -> Server {
         // 64 KiB, the default, is a round trip for every chunk of output.
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
+        .max_frame_size(MAX_FRAME)
         .http2_max_header_list_size(16 * 1024)
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_max_local_error_reset_streams(Some(1024))

@@ -112,6 +112,7 @@ fn of_engine(settings: &Settings) -> engine::Settings {
         stock_blueprints: settings.stock_blueprints,
         machine: machine(),
         address: format!("unix:{}", settings.socket.display()),
+        shares: settings.owners.clone(),
     }
 }
 

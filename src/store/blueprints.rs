@@ -25,6 +25,9 @@ pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
             placement: if c.text("placement")? == "spread" { Placement::Spread } else { Placement::Pack },
             rank: c.maybe_integer("rank")?,
             shared: c.flag("shared")?,
+            max_builds: c.maybe_integer("max_builds")?,
+            leases_per_owner: c.maybe_integer("leases_per_owner")?,
+            exclusive_by: c.json("exclusive_by")?,
         },
         create_time: c.integer("create_time")?,
         update_time: c.integer("update_time")?,
@@ -59,8 +62,8 @@ impl Tx {
         let statement = bind_blueprint(
             sql(
                 "INSERT INTO blueprint (config, labels, enabled, max_resources, leases_per_resource, default_ttl, max_ttl, placement, rank, \
-                 shared, resource_type, update_time, id, name, kind, create_time, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, \
-                 $11, $12, $13, $14, $15, $16, $17) ON CONFLICT (name) DO NOTHING",
+                 shared, resource_type, update_time, max_builds, leases_per_owner, exclusive_by, id, name, kind, create_time, version) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) ON CONFLICT (name) DO NOTHING",
             ),
             blueprint,
         )
@@ -80,8 +83,8 @@ impl Tx {
         let statement = bind_blueprint(
             sql(
                 "UPDATE blueprint SET config = $1, labels = $2, enabled = $3, max_resources = $4, leases_per_resource = $5, default_ttl = $6, \
-                 max_ttl = $7, placement = $8, rank = $9, shared = $10, resource_type = $11, update_time = $12, version = version + 1 \
-                 WHERE id = $13 AND version = $14",
+                 max_ttl = $7, placement = $8, rank = $9, shared = $10, resource_type = $11, update_time = $12, max_builds = $13, \
+                 leases_per_owner = $14, exclusive_by = $15, version = version + 1 WHERE id = $16 AND version = $17",
             ),
             after,
         )
@@ -112,4 +115,7 @@ fn bind_blueprint(statement: Statement, blueprint: &Blueprint) -> Statement {
         .bind(i64::from(limits.shared))
         .bind(blueprint.resource_type.clone())
         .bind(blueprint.update_time)
+        .bind(limits.max_builds)
+        .bind(limits.leases_per_owner)
+        .bind(json(&limits.exclusive_by))
 }

@@ -12,7 +12,8 @@ use super::{Location, Remote, Store, postgres};
 use crate::error::{Error, Result};
 
 /// All that lasts. Daemons do not: they report themselves.
-const TABLES: [&str; 9] = ["blueprint", "resource", "lease", "slot", "task", "wait", "effect", "event", "request"];
+const TABLES: [&str; 10] =
+    ["blueprint", "resource", "lease", "slot", "task", "wait", "effect", "event", "request", "share"];
 /// Rows in one statement.
 const ROWS: usize = 200;
 

@@ -20,6 +20,8 @@ pub(super) fn lease(row: &Row) -> Result<Lease> {
             attributes: c.json("attributes")?,
             blueprints: blueprints.into_iter().map(BlueprintId::from_stored).collect(),
             resource_labels: c.json("resource_labels")?,
+            exclusive: c.flag("exclusive")?,
+            apart_from: c.json("apart")?,
         },
         state: c.state("state", LeaseState::parse)?,
         state_reason: c.text("state_reason")?,
@@ -34,6 +36,7 @@ pub(super) fn lease(row: &Row) -> Result<Lease> {
         depth: c.integer("depth")?,
         priority: c.integer("priority")?,
         ord: c.integer("ord")?,
+        gang: c.maybe_text("gang")?.map(LeaseId::from_stored),
         epoch: c.integer("epoch")?,
         ttl: c.maybe_integer("ttl")?,
         max_ttl: c.integer("max_ttl")?,
@@ -70,6 +73,11 @@ impl Store {
         needs(resource).fetch_all(self.readers()).await?.iter().map(lease).collect()
     }
 
+    /// The leases of a gang, in the order in which they were asked for.
+    pub async fn gang(&self, first: &LeaseId) -> Result<Vec<Lease>> {
+        gang(first).fetch_all(self.readers()).await?.iter().map(lease).collect()
+    }
+
     /// A whole tree of leases, root first.
     pub async fn tree(&self, root: &LeaseId) -> Result<Vec<Lease>> {
         sql("SELECT * FROM lease WHERE root_id = $1 ORDER BY depth, id")
@@ -103,11 +111,20 @@ impl Store {
 /// By an index of just the active ones.
 pub(super) const ACTIVE_OF: &str = "SELECT * FROM lease WHERE owner = $1 AND state = 'ACTIVE' ORDER BY id";
 
+fn gang(first: &LeaseId) -> Statement {
+    sql("SELECT * FROM lease WHERE gang = $1 ORDER BY id").bind(first.to_string())
+}
+
 fn needs(resource: &ResourceId) -> Statement {
     sql("SELECT * FROM lease WHERE parent_id = $1 ORDER BY id").bind(resource.to_string())
 }
 
 impl Tx {
+    /// The leases of a gang, in the order in which they were asked for.
+    pub async fn gang(&mut self, first: &LeaseId) -> Result<Vec<Lease>> {
+        self.fetch(gang(first)).await?.iter().map(lease).collect()
+    }
+
     /// A lease, or `None`.
     pub async fn find_lease(&mut self, id: &LeaseId) -> Result<Option<Lease>> {
         self.fetch_one(by_id(id)).await?.as_ref().map(lease).transpose()
@@ -141,8 +158,8 @@ impl Tx {
                 "INSERT INTO lease (state, state_reason, state_message, facts, resource_id, epoch, ttl, queue_expire_time, acquire_time, \
                  active_time, expire_time, renew_time, use_time, end_time, destroy_time, allocating, reacquires, waiting, blueprint_id, build_time, cleaned, version, id, \
                  resource_type, attributes, resource_labels, blueprints, labels, owner, parent_id, need, root_id, depth, priority, ord, max_ttl, \
-                 create_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, \
-                 $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37)",
+                 create_time, gang, exclusive, apart) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+                 $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39, $40)",
             ),
             lease,
         )
@@ -160,7 +177,10 @@ impl Tx {
         .bind(lease.priority)
         .bind(lease.ord)
         .bind(lease.max_ttl)
-        .bind(lease.create_time);
+        .bind(lease.create_time)
+        .bind(lease.gang.as_ref().map(ToString::to_string))
+        .bind(i64::from(lease.spec.exclusive))
+        .bind(map(&lease.spec.apart_from));
         self.execute(statement).await?;
         let task = super::queue::NewTask {
             id: TaskId::new(self.now()),

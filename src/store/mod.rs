@@ -29,10 +29,12 @@ mod registered;
 mod resources;
 mod retention;
 mod row;
+mod shares;
 mod sqlite;
 mod statement;
 mod step;
 mod tx;
+mod waits_for;
 mod writer;
 
 use std::collections::HashSet;
@@ -57,6 +59,7 @@ pub use records::{Daemon, Request};
 pub use retention::Purged;
 pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
 pub use tx::Tx;
+pub use waits_for::Held;
 
 /// Where a store is opened.
 #[derive(Debug, Clone)]

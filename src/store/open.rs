@@ -20,8 +20,11 @@ use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
 /// In the order of their numbers; one that was released is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "keel", include_str!("migrations/0001_keel.sql")), (2, "found", include_str!("migrations/0002_found.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "keel", include_str!("migrations/0001_keel.sql")),
+    (2, "found", include_str!("migrations/0002_found.sql")),
+    (3, "shares", include_str!("migrations/0003_shares.sql")),
+];
 
 /// What `PostgreSQL` alone has, after those.
 const ON_POSTGRES: &[(i64, &str, &str)] =

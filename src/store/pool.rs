@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::Tx;
 use super::row::{Columns, Row};
-use super::statement::sql;
+use super::statement::{composed, sql};
 use super::step::pool_of;
-use super::{Store, Tx};
 use crate::error::Result;
 use crate::model::Lease;
 use crate::model::id::{BlueprintId, LeaseId};
-use crate::model::pool::{Candidate, PoolView};
+use crate::model::pool::{Candidate, Neighbour, PoolView};
 
 /// So many waiters before a lease are looked at; when there are more, nothing is left for it anyway.
 const AHEAD: i64 = 256;
@@ -60,25 +60,48 @@ impl Tx {
             candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,
             built: built(&limited)?,
             ahead: ahead.iter().map(super::leases::lease).collect::<Result<_>>()?,
+            ..PoolView::default()
         })
     }
-}
 
-impl Store {
-    /// What could serve this lease, for explanations: nothing is decided on it.
-    pub async fn pool_view(&self, lease: &Lease) -> Result<PoolView> {
-        let of = || lease.spec.resource_type.clone();
-        let blueprints = sql(BLUEPRINTS).bind(of()).fetch_all(self.readers()).await?;
-        let candidates =
-            sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of()).fetch_all(self.readers()).await?;
-        let limited = sql(BUILT).bind(of()).fetch_all(self.readers()).await?;
-        let queue = sql(QUEUE).bind(of()).bind(lease.ord).bind(lease.id.to_string()).bind(AHEAD);
-        let ahead = queue.fetch_all(self.readers()).await?;
-        Ok(PoolView {
-            blueprints: blueprints.iter().map(super::blueprints::blueprint).collect::<Result<_>>()?,
-            candidates: candidates.iter().map(candidate).collect::<Result<_>>()?,
-            built: built(&limited)?,
-            ahead: ahead.iter().map(super::leases::lease).collect::<Result<_>>()?,
-        })
+    /// Who holds which places of these scopes.
+    pub async fn held_slots(&mut self, scopes: &[String]) -> Result<BTreeMap<String, Vec<(i64, String)>>> {
+        let names: Vec<String> = (1..=scopes.len()).map(|number| format!("${number}")).collect();
+        let text = format!(
+            "SELECT scope, place, holder FROM slot WHERE scope IN ({}) ORDER BY scope, place",
+            names.join(", ")
+        );
+        let values = scopes.iter().cloned().map(Into::into).collect();
+        let mut held: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
+        for row in self.fetch(composed(text, values)).await? {
+            let columns = Columns(&row);
+            let slot = (columns.integer("place")?, columns.text("holder")?);
+            held.entry(columns.text("scope")?).or_default().push(slot);
+        }
+        Ok(held)
+    }
+
+    /// Whether a lease on this type that has not gone keeps apart from others.
+    pub async fn anybody_keeps_apart(&mut self, resource_type: &str) -> Result<bool> {
+        let statement = sql(
+            "SELECT 1 AS found FROM lease WHERE resource_type = $1 AND apart <> '{}' AND state <> 'DESTROYED' LIMIT 1",
+        );
+        Ok(self.fetch_one(statement.bind(resource_type.to_owned())).await?.is_some())
+    }
+
+    /// The leases on resources of this type, as others on the same resource see them.
+    pub async fn neighbours(&mut self, resource_type: &str) -> Result<BTreeMap<LeaseId, Neighbour>> {
+        let statement = sql(
+            "SELECT DISTINCT l.id, l.labels, l.apart FROM resource r JOIN slot s ON s.scope = r.id JOIN lease l ON l.id = s.holder \
+             WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE')",
+        );
+        let rows = self.fetch(statement.bind(resource_type.to_owned())).await?;
+        rows.iter()
+            .map(|row| {
+                let columns = Columns(row);
+                let neighbour = Neighbour { labels: columns.json("labels")?, apart_from: columns.json("apart")? };
+                Ok((LeaseId::from_stored(columns.text("id")?), neighbour))
+            })
+            .collect()
     }
 }

@@ -372,6 +372,16 @@ impl Tx {
         self.signal(statement).await
     }
 
+    /// Wakes all who wait for a pool whose name begins so: what bounds it may be another now.
+    pub async fn wake_pools(&mut self, prefix: &str) -> Result<()> {
+        let statement =
+            sql("SELECT DISTINCT on_id FROM wait WHERE substr(on_id, 1, length($1)) = $1").bind(prefix.to_owned());
+        for row in self.fetch(statement).await? {
+            self.wake(&Columns(&row).text("on_id")?).await?;
+        }
+        Ok(())
+    }
+
     async fn signal(&mut self, statement: Statement) -> Result<()> {
         for row in self.execute_returning(statement).await? {
             let columns = Columns(&row);

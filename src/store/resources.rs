@@ -80,7 +80,7 @@ impl Store {
 
     /// How many leases sit on a resource now.
     pub async fn lease_count(&self, id: &ResourceId) -> Result<i64> {
-        let row = sql("SELECT count(*) AS n FROM slot WHERE scope = $1")
+        let row = sql("SELECT count(DISTINCT holder) AS n FROM slot WHERE scope = $1")
             .bind(id.to_string())
             .fetch_one(self.readers())
             .await?;

@@ -40,6 +40,7 @@ impl Store {
                                  (SELECT id FROM resource WHERE state = 'DESTROYED' AND end_time < $1 ORDER BY end_time LIMIT $2)";
                 let events = "DELETE FROM event WHERE seq IN (SELECT seq FROM event WHERE time < $1 ORDER BY time LIMIT $2) RETURNING seq";
                 let requests = "DELETE FROM request WHERE expire_time < $1";
+                tx.forget_shares().await?;
                 Ok(Purged {
                     leases: tx.execute(sql(leases).bind(before).bind(ROUND)).await?,
                     resources: tx.execute(sql(resources).bind(before).bind(ROUND)).await?,

@@ -213,15 +213,15 @@ impl Tx {
         Ok(self.execute(statement).await? == 1)
     }
 
-    /// Gives back all slots of `holder`; `scope` narrows it to one source of capacity.
-    pub async fn free_slots(&mut self, holder: &Subject, scope: Option<&str>) -> Result<u64> {
+    /// Gives back all slots of `holder`; `scope` narrows it to one source of capacity. Answers the scope of each.
+    pub async fn free_slots(&mut self, holder: &Subject, scope: Option<&str>) -> Result<Vec<String>> {
         let statement = match scope {
-            None => sql("DELETE FROM slot WHERE holder = $1").bind(holder.to_string()),
-            Some(scope) => {
-                sql("DELETE FROM slot WHERE holder = $1 AND scope = $2").bind(holder.to_string()).bind(scope.to_owned())
-            }
+            None => sql("DELETE FROM slot WHERE holder = $1 RETURNING scope").bind(holder.to_string()),
+            Some(scope) => sql("DELETE FROM slot WHERE holder = $1 AND scope = $2 RETURNING scope")
+                .bind(holder.to_string())
+                .bind(scope.to_owned()),
         };
-        self.execute(statement).await
+        self.execute_returning(statement).await?.iter().map(|row| Columns(row).text("scope")).collect()
     }
 
     /// Appends an event.

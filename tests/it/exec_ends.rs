@@ -8,16 +8,7 @@ use drydock::host::{Command, Exit, Host as _};
 use drydock::interface::command::{EndReason, ExecSpec, Execution, Frame, Input, OutputStream};
 use futures::StreamExt as _;
 
-use crate::place::{Ground, argv, listen, lives, local_host, pid_in, shell, soon, until};
-
-/// A tree of three: the leader, a child in its group that ignores TERM, and one that left the group.
-const TREE: &str = r#"
-setsid sh -c 'echo $$ > away; exec sleep 1000' >/dev/null 2>&1 &
-sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1000; done' &
-echo $$ > leader
-wait
-wait
-"#;
+use crate::place::{Ground, TREE, argv, listen, lives, local_host, pid_in, shell, soon, until};
 
 async fn tree(ground: &Ground, spec: ExecSpec) -> (Execution, [i32; 3]) {
     let execution = ground.exec(spec, None).await.unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use drydock::config::Settings;
 use drydock::error::Result;
+use drydock::model::Shares;
 use drydock::rpc::server::{Ready, Shutdown, run};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
@@ -76,6 +77,7 @@ pub(crate) fn settings(folder: &Path) -> Settings {
         retention: Duration::from_hours(24 * 30),
         stock_blueprints: true,
         sweep: false,
+        owners: Shares::default(),
         executable: PathBuf::from(env!("CARGO_BIN_EXE_drydock")),
         data_dir,
     }

@@ -21,6 +21,15 @@ use crate::ssh::sshd::Sshd;
 /// For what must happen soon; generous, since machines are slow at times.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// A tree of three: the leader, a child in its group that ignores TERM, and one that left the group.
+pub(crate) const TREE: &str = r#"
+setsid sh -c 'echo $$ > away; exec sleep 1000' >/dev/null 2>&1 &
+sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1000; done' &
+echo $$ > leader
+wait
+wait
+"#;
+
 /// A place, and all that must live as long.
 pub(crate) struct Ground {
     pub(crate) data: tempfile::TempDir,

@@ -165,8 +165,8 @@ fn need(ctx: &Context, design: &Design, name: &str) -> Result<Need, Step> {
         spec: LeaseSpec {
             resource_type: part.resource_type.clone(),
             attributes: fill(ctx, part.attributes.iter())?,
-            blueprints: Vec::new(),
             resource_labels: part.resource_labels.clone(),
+            ..LeaseSpec::default()
         },
     })
 }

@@ -26,12 +26,12 @@ pub trait Boxes: Send + Sync {
     /// `HOST_UNREACHABLE`, `HOST_AUTH_FAILED`, `HOST_KEY_MISMATCH`; `INTERNAL` when there is no POSIX shell.
     async fn greet(&self, target: &Target) -> Result<PathBuf>;
 
-    /// The box as a host, with Drydock's folders under `data_dir`. Equal targets are the same host. Costs nothing:
+    /// The box as a host, with Drydock's folders under `data_dir`; `reached_at` is where others reach its ports. Equal targets are the same host. Costs nothing:
     /// connections are made when they are needed. `on_fault` is called when a connection cannot be made or is given up.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` for a target that ssh may not be given.
-    fn host(&self, target: &Target, data_dir: &Path, on_fault: OnFault) -> Result<Arc<dyn Host>>;
+    fn host(&self, target: &Target, data_dir: &Path, reached_at: &str, on_fault: OnFault) -> Result<Arc<dyn Host>>;
 
     /// What stands in the way of good work there, one line each with what to do: no sftp subsystem, few sessions, a
     /// start file of the shell that prints.

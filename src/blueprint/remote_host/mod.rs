@@ -89,6 +89,7 @@ pub struct RemoteHost {
 
 struct Known {
     target: Target,
+    reached_at: String,
     home: PathBuf,
     host: Arc<dyn Host>,
 }
@@ -110,14 +111,17 @@ impl RemoteHost {
 
     fn host_at(&self, resource: &Resource, home: &Path) -> Result<Arc<dyn Host>> {
         let target = Self::target(resource);
+        let reached_at = resource.attributes.get(registration::REACHED_AT).unwrap_or(&target.address).clone();
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = hosts.get(&resource.id).filter(|known| known.target == target && known.home == home) {
+        let same = |known: &&Known| known.target == target && known.home == home && known.reached_at == reached_at;
+        if let Some(known) = hosts.get(&resource.id).filter(same) {
             return Ok(Arc::clone(&known.host));
         }
         let (alarms, id) = (Arc::clone(&self.alarms), resource.id.clone());
         let on_fault: OnFault = Arc::new(move || alarms.ring(&id, Urgency::Suspect));
-        let host = self.boxes.host(&target, &home.join(FOLDER), on_fault)?;
-        hosts.insert(resource.id.clone(), Known { target, home: home.to_owned(), host: Arc::clone(&host) });
+        let host = self.boxes.host(&target, &home.join(FOLDER), &reached_at, on_fault)?;
+        let known = Known { target, reached_at, home: home.to_owned(), host: Arc::clone(&host) };
+        hosts.insert(resource.id.clone(), known);
         Ok(host)
     }
 
@@ -250,6 +254,9 @@ impl Blueprint for RemoteHost {
 
     fn lease_facts(&self, resource: &Resource, lease: &Lease) -> StringMap {
         let mut facts = resource.facts.clone();
+        if let Some(reached_at) = resource.attributes.get(registration::REACHED_AT) {
+            facts.insert(registration::REACHED_AT.to_owned(), reached_at.clone());
+        }
         if let Some(host) = self.host(resource) {
             facts.insert("path".to_owned(), path_fact(&lease_folder(host.as_ref(), lease.id.as_str())));
         }
@@ -318,7 +325,15 @@ impl Registered for RemoteHost {
     }
 
     fn diagnostics(&self, resource: &Resource) -> Option<Value> {
-        self.boxes.diagnostics(&Self::target(resource))
+        let mut shown = self.boxes.diagnostics(&Self::target(resource))?;
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = hosts.get(&resource.id).and_then(|known| known.host.diagnostics()) {
+            // Beside the connections, which carry them.
+            if let (Some(shown), Value::Object(kept)) = (shown.as_object_mut(), kept) {
+                shown.extend(kept);
+            }
+        }
+        Some(shown)
     }
 
     async fn forget(&self, resource: &Resource) {

@@ -17,12 +17,15 @@ use crate::host::ssh::host::SshHost;
 use crate::host::ssh::keys::{self, HostKey};
 use crate::host::ssh::link::{Channel, Link, Purpose};
 use crate::host::ssh::links::Links;
+use crate::host::ssh::sftp;
 use crate::host::ssh::target::Target;
 
 /// A look at the host keys.
 const SCAN: Duration = Duration::from_secs(10);
 /// Few words of a shell, on a slow machine with long start files.
 const WORDS: Duration = Duration::from_secs(20);
+/// A box that is connected opens a session sooner than this, unless all that it has are taken.
+const OPENS: Duration = Duration::from_secs(3);
 /// More than this is not read of what a start file prints.
 const MOST: u64 = 64 * 1024;
 /// Fewer sessions on one connection than this make everything slow.
@@ -85,6 +88,13 @@ impl OverSsh {
         })
     }
 
+    /// Whether it is connected, and yet gives no session.
+    async fn is_crowded(&self, target: &Target) -> bool {
+        let is_up = || self.links.diagnostics(&target.id).is_some_and(|shown| shown["state"] == "up");
+        let Some(link) = self.links.of(target).ok().filter(|_| is_up()) else { return false };
+        timeout(OPENS, link.open("exit 0", Purpose::Command)).await.is_err() && is_up()
+    }
+
     /// Sessions that one connection has, found out by opening some at once.
     async fn sessions(&self, target: &Target, link: &dyn Link) -> Option<u64> {
         let some = (0..FEW_SESSIONS).map(|_| link.open("exec cat >/dev/null", Purpose::Command));
@@ -104,13 +114,18 @@ impl Boxes for OverSsh {
         self.ask(target).await.map(|(home, _)| home)
     }
 
-    fn host(&self, target: &Target, data_dir: &Path, on_fault: OnFault) -> Result<Arc<dyn Host>> {
+    fn host(&self, target: &Target, data_dir: &Path, reached_at: &str, on_fault: OnFault) -> Result<Arc<dyn Host>> {
         let link = Watched { link: self.links.of(target)?, on_fault };
-        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), target.address.clone())))
+        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), reached_at.to_owned())))
     }
 
     async fn inspect(&self, target: &Target) -> Result<Vec<String>> {
         let mut findings = Vec::new();
+        if self.is_crowded(target).await {
+            let message = "all its sessions are busy, so not everything could be looked at: look again later, or raise \
+                           MaxSessions in its sshd_config";
+            return Ok(vec![message.to_owned()]);
+        }
         let (_, noise) = self.ask(target).await?;
         if !noise.is_empty() {
             let shown: String = noise.chars().take(80).collect();
@@ -119,7 +134,7 @@ impl Boxes for OverSsh {
             ));
         }
         let link = self.links.of(target)?;
-        if let Err(error) = link.subsystem("sftp", Purpose::Command).await {
+        if let Err(error) = sftp::probe(link.as_ref(), &target.address).await {
             if error.reason != Reason::InterfaceNotSupported {
                 return Err(error);
             }
@@ -182,6 +197,10 @@ impl<L: Link> Link for Watched<L> {
 
     async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel> {
         self.heard(self.link.subsystem(name, purpose).await)
+    }
+
+    async fn wanted(&self) {
+        self.link.wanted().await;
     }
 
     async fn reset(&self) {

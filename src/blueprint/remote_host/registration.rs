@@ -7,10 +7,12 @@ use serde_json::Value;
 use super::host_key;
 use crate::error::{Error, Reason, Result};
 use crate::host::ssh::keys::HostKey;
-use crate::host::ssh::target::Target;
+use crate::host::ssh::target::{Target, check_host};
 use crate::model::kind::check_attributes;
 use crate::model::{Field, FieldType, StringMap};
 
+/// The attribute, and the fact of leases, that says under which address others reach a box.
+pub(super) const REACHED_AT: &str = "reachable_address";
 const PORT: FieldType = FieldType::Integer { min: 1, max: 65535 };
 
 /// Fields of a registration.
@@ -23,6 +25,12 @@ pub(super) const FIELDS: &[Field] = &[
     Field::optional("identity_agent", FieldType::Text, "Socket of an ssh agent on the daemon's machine, absolute."),
     Field::optional("jump", FieldType::Text, "[user@]host[:port] through which the box is reached."),
     Field::optional("ssh_config", FieldType::Text, "An ssh configuration for names, addresses, jump hosts; absolute."),
+    Field::optional(
+        REACHED_AT,
+        FieldType::Text,
+        "Under which name or address others reach what listens there; the address unless given. To be said when that is a \
+         name of an ssh_config only, or lies behind a jump host.",
+    ),
     Field::optional(
         "host_key",
         FieldType::Text,
@@ -55,6 +63,9 @@ pub(super) fn admit(config: &Value, attributes: &StringMap, own_user: &str) -> R
     if let Some(keys) = full.get_mut("host_key") {
         let parsed = host_key::parse_all(keys).map_err(|why| wrong(&format!("\"host_key\" {why}")))?;
         *keys = parsed.iter().map(HostKey::line).collect::<Vec<_>>().join(",");
+    }
+    if let Some(address) = full.get(REACHED_AT) {
+        check_host(REACHED_AT, address).map_err(|error| wrong(&error.message))?;
     }
     target("new", &full).check_way().map_err(|error| wrong(&error.message))?;
     Ok(full)
@@ -136,6 +147,8 @@ mod tests {
             ("ssh_config", "/%h"),
             ("host_key", "nonsense"),
             ("colour", "red"),
+            (REACHED_AT, "a b"),
+            (REACHED_AT, "http://box"),
         ];
         for (name, value) in wrong {
             let mut attributes = of(&[("address", "box")]);

@@ -25,7 +25,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field::optional(
         "listen",
         FieldType::Text,
-        "The IP address that sites listen on, 127.0.0.1 unless given; 0.0.0.0 or :: is every address of the host.",
+        "The IP address that sites listen on, 127.0.0.1 unless given; 0.0.0.0 or :: is every address of the host; then the URI names the reachable_address of a box, else its address.",
     ),
     Field::optional(
         "mode",

@@ -32,6 +32,9 @@ pub fn to_message(document: Document) -> Result<v1::Blueprint> {
         .into(),
         rank: whole("limits.rank", limits.rank)?.unwrap_or(0),
         shared: limits.shared.unwrap_or(false),
+        max_builds: whole("limits.max_builds", limits.max_builds)?,
+        leases_per_owner: whole("limits.leases_per_owner", limits.leases_per_owner)?,
+        exclusive_by: limits.exclusive_by,
     };
     Ok(v1::Blueprint {
         name,
@@ -62,6 +65,9 @@ pub fn from_message(blueprint: v1::Blueprint) -> Document {
         placement,
         rank: (limits.rank != 0).then(|| i64::from(limits.rank)),
         shared: limits.shared.then_some(true),
+        max_builds: limits.max_builds.map(i64::from),
+        leases_per_owner: limits.leases_per_owner.map(i64::from),
+        exclusive_by: limits.exclusive_by,
     };
     Document {
         name: blueprint.name,

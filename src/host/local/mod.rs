@@ -98,6 +98,11 @@ impl Host for LocalHost {
         ADDRESS
     }
 
+    async fn machine(&self) -> String {
+        let boot = tokio::fs::read_to_string("/proc/sys/kernel/random/boot_id").await.unwrap_or_default();
+        if boot.trim().is_empty() { ADDRESS.to_owned() } else { boot.trim().to_owned() }
+    }
+
     fn executable(&self) -> Option<&Path> {
         Some(&self.executable)
     }

@@ -1,13 +1,14 @@
 //! A channel as long as it lives: its place is free when it has ended on the machine, not when nobody looks any more.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use openssh::{Child, ChildStderr, ChildStdin, ChildStdout, Session};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -24,19 +25,71 @@ pub(super) struct Parts {
     pub(super) stderr: ChildStderr,
 }
 
+/// Bytes after which a pipe is held to carry a flood.
+const FLOOD: usize = 1024 * 1024;
+/// Bytes that the pipe of a flood holds: with the usual 64 KiB both sides are woken for every few packets. Only then, since
+/// the kernel bounds what the pipes of one user hold together.
+const WIDE: usize = 512 * 1024;
+
+/// Counts what a pipe has carried, and widens it once when that is much.
+#[derive(Default)]
+struct Width {
+    carried: usize,
+}
+
+impl Width {
+    fn count(&mut self, bytes: usize, pipe: &impl AsFd) {
+        let before = self.carried;
+        self.carried = self.carried.saturating_add(bytes);
+        if before < FLOOD && self.carried >= FLOOD {
+            // Where it may not, it stays as it is.
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, WIDE);
+        }
+    }
+}
+
+/// An input pipe that is widened when much goes through it.
+struct Input<W> {
+    pipe: W,
+    width: Width,
+}
+
+impl<W: AsyncWrite + AsFd + Unpin> AsyncWrite for Input<W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = Pin::new(&mut this.pipe).poll_write(cx, data);
+        if let Poll::Ready(Ok(bytes)) = written {
+            this.width.count(bytes, &this.pipe);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
+}
+
 /// An output pipe that tells when it is at its end, or dropped.
 struct Output<R> {
     pipe: R,
+    width: Width,
     end: Option<oneshot::Sender<()>>,
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Output<R> {
+impl<R: AsyncRead + AsFd + Unpin> AsyncRead for Output<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let (before, room) = (buf.filled().len(), buf.remaining());
-        let read = Pin::new(&mut self.pipe).poll_read(cx, buf);
-        let nothing = room > 0 && buf.filled().len() == before;
+        let read = Pin::new(&mut this.pipe).poll_read(cx, buf);
+        let bytes = buf.filled().len() - before;
+        this.width.count(bytes, &this.pipe);
+        let nothing = room > 0 && bytes == 0;
         if matches!(read, Poll::Ready(Err(_))) || (nothing && read.is_ready()) {
-            self.end = None;
+            this.end = None;
         }
         read
     }
@@ -63,9 +116,9 @@ pub(super) fn hold(parts: Parts, child: Child<Arc<Session>>, place: Place) -> Ch
         drop(place);
     });
     Channel {
-        stdin: Box::new(parts.stdin),
-        stdout: Box::new(Output { pipe: parts.stdout, end: Some(out) }),
-        stderr: Box::new(Output { pipe: parts.stderr, end: Some(err) }),
+        stdin: Box::new(Input { pipe: parts.stdin, width: Width::default() }),
+        stdout: Box::new(Output { pipe: parts.stdout, width: Width::default(), end: Some(out) }),
+        stderr: Box::new(Output { pipe: parts.stderr, width: Width::default(), end: Some(err) }),
         hold: Box::new(hold),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
@@ -27,7 +28,7 @@ const START: Duration = Duration::from_secs(10);
 /// A longer text goes through a file: a shell reads requests byte by byte.
 const SHORT: usize = 16 * 1024;
 /// Chunks of output between the channel and its reader.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 /// So often the crew is looked after.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long after its last use a machine is still asked whether it lives.
@@ -119,6 +120,27 @@ impl Crew {
         };
         *place = Some(Arc::clone(&clerk));
         Ok(clerk)
+    }
+
+    /// For operators: whether the keeper and the clerk are there, when the keeper was last heard, and how many commands run
+    /// and wait.
+    pub(super) fn diagnostics(&self) -> Value {
+        let keeper = self.living().map(|keeper| {
+            let (heard, silence) = keeper.silence();
+            json!({"heard_seconds_ago": heard.as_secs_f32(), "unanswered_for_seconds": silence.as_secs_f32()})
+        });
+        // While it is being started or asked, it is there in a moment.
+        let clerk = self.clerk.try_lock().map(|clerk| clerk.as_ref().is_some_and(|clerk| !clerk.is_dead()));
+        let (idle, waiting) = self.runners.counts();
+        json!({
+            "keeper": keeper,
+            "clerk": match clerk {
+                Ok(true) => "up",
+                Ok(false) => "away",
+                Err(_) => "starting",
+            },
+            "runners": {"busy": self.busy.load(Ordering::Acquire), "idle": idle, "waited_for_by": waiting},
+        })
     }
 
     /// Starts a command; see [`Host::spawn`](crate::host::Host::spawn).
@@ -298,9 +320,17 @@ impl Drop for Abort {
 /// Asks the keeper whether it lives, and sends home who has nothing to do.
 async fn look_after(crew: Weak<Crew>) {
     let mut tick = tokio::time::interval(ROUND);
+    let Some(link) = crew.upgrade().map(|crew| Arc::clone(&crew.link)) else { return };
     loop {
-        tick.tick().await;
+        let wanted = tokio::select! {
+            _ = tick.tick() => false,
+            () = link.wanted() => true,
+        };
         let Some(crew) = crew.upgrade() else { return };
+        if wanted {
+            crew.runners.evict();
+            continue;
+        }
         crew.runners.trim();
         let idle = if crew.busy.load(Ordering::Acquire) > 0 { Duration::ZERO } else { lock(&crew.used).elapsed() };
         let keeper = lock(&crew.keeper).clone();

@@ -115,10 +115,17 @@ fn of_text(target: &Target, own: &str, jump: &str) -> Failure {
             (None, None) => "the default keys of the daemon's user".to_owned(),
         };
         let why = key_trouble(own).map_or(said, |line| line);
-        let message = format!(
-            "{place} does not let in {user} with {how}: put the public key into ~{user}/.ssh/authorized_keys there, or give \
-             another key (ssh says: {why})"
-        );
+        let advice = match &target.certificate_file {
+            Some(path) => {
+                let path = path.display();
+                format!(
+                    "look with `ssh-keygen -Lf {path}` whether the certificate is valid now and names {user}, and whether the \
+                     sshd there trusts who signed it (TrustedUserCAKeys)"
+                )
+            }
+            None => format!("put the public key into ~{user}/.ssh/authorized_keys there, or give another key"),
+        };
+        let message = format!("{place} does not let in {user} with {how}: {advice} (ssh says: {why})");
         return Failure::new(Reason::HostAuthFailed, message);
     }
     Failure {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::clerk::Clerk;
@@ -78,6 +79,20 @@ impl Host for SshHost {
 
     fn address(&self) -> &str {
         &self.address
+    }
+
+    async fn machine(&self) -> String {
+        let boot = match self.crew.keeper().await {
+            Ok(keeper) => keeper.boot().to_owned(),
+            Err(_) => String::new(),
+        };
+        if boot.is_empty() { self.address.clone() } else { boot }
+    }
+
+    fn diagnostics(&self) -> Option<Value> {
+        let mut shown = self.crew.diagnostics();
+        shown["sftp"] = self.sftp.diagnostics();
+        Some(shown)
     }
 
     async fn spawn(&self, command: Command) -> Result<Process> {

@@ -33,6 +33,8 @@ const GIVE_UP: Duration = Duration::from_millis(3800);
 pub(super) struct Keeper {
     talk: Talk,
     folder: PathBuf,
+    /// Of the machine's kernel; empty when it does not tell.
+    boot: String,
 }
 
 /// What a runner has written down of its last command.
@@ -83,8 +85,11 @@ impl Keeper {
             script.push(b'\n');
         }
         script.extend_from_slice(compact(&format!("{GROUP}{KEEPER}")).as_bytes());
-        let (talk, _) = Talk::open(link, Purpose::Control, &script).await?;
-        Ok(Self { talk, folder })
+        let (talk, said) = Talk::open(link, Purpose::Control, &script).await?;
+        // Its process id, and the boot's.
+        let boot = said.split_once(' ').map_or("", |(_, boot)| boot.trim());
+        let boot = if boot == "unknown" { "" } else { boot };
+        Ok(Self { talk, folder, boot: boot.to_owned() })
     }
 
     /// The command by which a runner of this name is started.
@@ -96,6 +101,16 @@ impl Keeper {
     /// Where words for a runner may lie that are too long for a line.
     pub(super) fn words(&self) -> PathBuf {
         self.folder.join(format!("s.{:016x}", fastrand::u64(..)))
+    }
+
+    /// The id of the machine's boot, by which it is known under whatever address; empty when it has none.
+    pub(super) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// How long ago something was heard of it, and for how long a request has waited for its answer.
+    pub(super) fn silence(&self) -> (Duration, Duration) {
+        (self.talk.heard(), self.talk.silence())
     }
 
     /// Cancelled when it is gone, and with it all that it kept.

@@ -38,11 +38,17 @@ pub trait Link: Send + Sync {
     /// `HOST_UNREACHABLE`, `HOST_AUTH_FAILED`, `HOST_KEY_MISMATCH`, `SESSIONS_EXHAUSTED`.
     async fn open(&self, command: &str, purpose: Purpose) -> Result<Channel>;
 
-    /// Opens a subsystem, for example `sftp`. A machine that has none may also be known by a channel that ends at once.
+    /// Opens a subsystem, for example `sftp`. A machine that has none may be known by a channel that ends at once.
     ///
     /// # Errors
-    /// As [`Link::open`]; `INTERFACE_NOT_SUPPORTED` when the machine has no such subsystem.
+    /// As [`Link::open`]; `INTERFACE_NOT_SUPPORTED` when the machine says at once that it has no such subsystem.
     async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel>;
+
+    /// Returns when somebody waits for a place that only the end of another session makes free: who holds one without need
+    /// gives it back then.
+    async fn wanted(&self) {
+        std::future::pending::<()>().await;
+    }
 
     /// What was seen to be dead is dropped: channels that are opened from now on go over new connections.
     async fn reset(&self);

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,13 +9,13 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::failure::Failure;
+use super::folder;
 use super::link::{Channel, Link, Purpose};
 use super::links::Patience;
 use super::master::{Miss, Want};
 use super::pool::{Pool, jitter};
 use super::room::Class;
 use super::target::Target;
-use super::{folder, subsystem};
 use crate::error::{Error, Reason, Result};
 
 /// Longer command lines break the mux protocol, or do not fit one argument on the machine; in bytes.
@@ -31,8 +30,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// The way to one machine: at most four connections, dialled when needed and gone when idle, and the places on them.
 pub struct Masters {
     pool: Arc<Pool>,
-    /// The machine has shown that it has files.
-    sftp: AtomicBool,
 }
 
 impl Drop for Masters {
@@ -43,7 +40,7 @@ impl Drop for Masters {
 
 impl Masters {
     pub(super) fn new(target: Target, folder: PathBuf, patience: Patience) -> Arc<Self> {
-        Arc::new(Self { pool: Pool::new(target, folder, patience), sftp: AtomicBool::new(false) })
+        Arc::new(Self { pool: Pool::new(target, folder, patience) })
     }
 
     /// Which machine, and as whom.
@@ -96,15 +93,14 @@ impl Masters {
                     deaths += 1;
                 }
                 Err(Miss::Silent) => {
-                    // A master that answers for itself waits for the machine; one that does not hangs.
-                    let machine = master.answers().await;
-                    if machine {
+                    // A master that answers for itself waits for the machine, and ends when that is silent for longer:
+                    // nothing that runs over it is lost to a machine or a line that is only slow.
+                    if master.answers().await {
                         self.pool.silent(&self.unanswered());
-                    }
-                    self.pool.lost(master.number);
-                    if machine {
                         return Err(self.unanswered().error(Some(Duration::from_millis(250))));
                     }
+                    // One that does not hangs.
+                    self.pool.lost(master.number);
                     deaths += 1;
                 }
             }
@@ -141,17 +137,15 @@ impl Link for Masters {
 
     async fn subsystem(&self, name: &str, purpose: Purpose) -> Result<Channel> {
         let want = Want::Subsystem(name.to_owned());
-        if name == "sftp" && !self.sftp.load(Ordering::Relaxed) {
-            let channel = Box::pin(self.channel(want.clone(), Class::Files)).await?;
-            subsystem::greet(channel, &self.target().id).await?;
-            self.sftp.store(true, Ordering::Relaxed);
-        }
         let class = if purpose == Purpose::Bulk { Class::Bulk } else { Class::Files };
         Box::pin(self.channel(want, class)).await
     }
 
+    async fn wanted(&self) {
+        self.pool.wanted().await;
+    }
+
     async fn reset(&self) {
-        self.sftp.store(false, Ordering::Relaxed);
         self.pool.drop_all();
     }
 }

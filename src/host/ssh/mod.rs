@@ -30,7 +30,6 @@ mod runner;
 mod runners;
 mod scan;
 pub mod sftp;
-mod subsystem;
 mod talk;
 pub mod target;
 mod tree;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,8 @@ pub(super) struct Pool {
     pub(super) folder: PathBuf,
     pub(super) patience: Patience,
     stop: CancellationToken,
+    /// Told while somebody waits, and there can be no further master.
+    wanted: Notify,
     state: Mutex<State>,
 }
 
@@ -99,7 +101,8 @@ impl Drop for Place {
 
 impl Pool {
     pub(super) fn new(target: Target, folder: PathBuf, patience: Patience) -> Arc<Self> {
-        Arc::new(Self { target, folder, patience, stop: CancellationToken::new(), state: Mutex::default() })
+        let (stop, wanted) = (CancellationToken::new(), Notify::new());
+        Arc::new(Self { target, folder, patience, stop, wanted, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -153,6 +156,9 @@ impl Pool {
             {
                 return Err(down.failure.error(Some(BACK_OFF.0)));
             }
+            if state.masters.len() >= MASTERS {
+                self.wanted.notify_waiters();
+            }
             step = (step * 2).min(WAITS * 5);
         }
     }
@@ -168,6 +174,11 @@ impl Pool {
             state.room.limit()
         );
         Error::new(Reason::SessionsExhausted, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// Returns when somebody waits for a place, and no further master will bring one.
+    pub(super) async fn wanted(&self) {
+        self.wanted.notified().await;
     }
 
     /// Gives what is free to who waits.

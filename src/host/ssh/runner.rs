@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::keeper::{Keeper, Record};
 use super::link::Channel;
@@ -18,6 +18,12 @@ use crate::host::Exit;
 const CHUNK: usize = 64 * 1024;
 /// For a runner's look around after a command.
 const SETTLE: Duration = Duration::from_secs(10);
+/// So much without a lull is a flood.
+const FLOOD: usize = 1024 * 1024;
+/// So long without a byte is a lull.
+const LULL: Duration = Duration::from_millis(5);
+/// Between two looks at a flood; the pipe holds what comes meanwhile.
+const PACE: Duration = Duration::from_millis(1);
 /// A buffer with less room gets a new one.
 const ROOM: usize = 16 * 1024;
 
@@ -27,6 +33,10 @@ type Input = Box<dyn AsyncWrite + Send + Unpin>;
 struct Source {
     pipe: Box<dyn AsyncRead + Send + Unpin>,
     buffer: BytesMut,
+    /// Bytes since the last lull.
+    flood: usize,
+    /// The last read took all that was there.
+    emptied: bool,
 }
 
 /// The channel broke, or nothing more comes.
@@ -83,7 +93,7 @@ pub(super) struct Runner {
 impl Runner {
     /// On a channel on which [`Keeper::runner_command`] was started.
     pub(super) fn new(name: String, keeper: Arc<Keeper>, channel: Channel) -> Self {
-        let source = |pipe| Source { pipe, buffer: BytesMut::new() };
+        let source = |pipe| Source { pipe, buffer: BytesMut::new(), flood: 0, emptied: true };
         Self {
             name,
             keeper,
@@ -238,8 +248,18 @@ impl Source {
         if self.buffer.capacity() - self.buffer.len() < ROOM {
             self.buffer.reserve(CHUNK);
         }
+        if self.emptied && self.flood >= FLOOD {
+            // What comes meanwhile waits in the pipe, and then comes in one go: else everybody on the way is woken for
+            // each packet.
+            let _ = timeout(PACE, std::future::pending::<()>()).await;
+        }
+        let began = Instant::now();
         match self.pipe.read_buf(&mut self.buffer).await {
-            Ok(1..) => Ok(()),
+            Ok(bytes @ 1..) => {
+                self.flood = if began.elapsed() > LULL { 0 } else { self.flood.saturating_add(bytes) };
+                self.emptied = self.buffer.len() < self.buffer.capacity();
+                Ok(())
+            }
             Ok(0) | Err(_) => Err(Broken),
         }
     }

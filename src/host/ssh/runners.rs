@@ -159,7 +159,7 @@ impl Runners {
     }
 
     /// Closes the runner that has waited longest, since somebody needs its place.
-    fn evict(&self) {
+    pub(super) fn evict(&self) {
         let evicted = {
             let mut idle = self.idle();
             if idle.is_empty() { None } else { Some(idle.remove(0)) }
@@ -167,6 +167,11 @@ impl Runners {
         if let Some(idle) = evicted {
             idle.runner.keeper.forget(&idle.runner.name);
         }
+    }
+
+    /// For operators: how many wait for work, and how many commands wait for one of them.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.idle().len(), self.waiting.load(Ordering::Acquire))
     }
 
     /// To be called now and then: closes what nobody needs.

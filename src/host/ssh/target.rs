@@ -124,7 +124,10 @@ fn wrong(field: &str, what: &str) -> Error {
 }
 
 /// An IP address, or a name of letters, digits, dots, dashes and underscores.
-fn check_host(field: &str, host: &str) -> Result<()> {
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, which names the field.
+pub fn check_host(field: &str, host: &str) -> Result<()> {
     if host.parse::<IpAddr>().is_ok() {
         return Ok(());
     }

@@ -77,6 +77,9 @@ fn limits(sent: v1::BlueprintLimits, kind: Option<&Kind>) -> Result<Limits> {
         placement: placement(sent.placement)?,
         rank: (sent.rank != 0).then_some(i64::from(sent.rank)),
         shared: sent.shared,
+        max_builds: number("max_builds", sent.max_builds)?,
+        leases_per_owner: number("leases_per_owner", sent.leases_per_owner)?,
+        exclusive_by: sent.exclusive_by,
     })
 }
 
@@ -109,6 +112,9 @@ pub(crate) fn blueprint(blueprint: Blueprint, kind: Option<&Kind>) -> v1::Bluepr
         placement: placement.into(),
         rank: count(limits.rank.or(kind.map(|kind| kind.rank)).unwrap_or(0)),
         shared: limits.shared,
+        max_builds: limits.max_builds.map(count),
+        leases_per_owner: limits.leases_per_owner.map(count),
+        exclusive_by: limits.exclusive_by.clone(),
     };
     v1::Blueprint {
         id: blueprint.id.into(),
@@ -206,7 +212,7 @@ mod tests {
             assert!(error.message.contains(field), "{field}: {error}");
         }
         let zero = v1::BlueprintLimits { idle_ttl: seconds(0), ..none() };
-        assert!(draft(with(zero), Some(&STORAGE)).is_ok());
+        assert!(draft(with(zero.clone()), Some(&STORAGE)).is_ok());
         assert!(draft(with(zero), Some(&HOST)).unwrap_err().message.contains("later release"));
         assert!(draft(v1::Blueprint::default(), None).unwrap_err().message.contains("blueprint.name"));
     }
@@ -220,7 +226,7 @@ mod tests {
             rank: 7,
             ..v1::BlueprintLimits::default()
         };
-        let draft = draft(with(limits), Some(&STORAGE)).unwrap();
+        let draft = draft(with(limits.clone()), Some(&STORAGE)).unwrap();
         let now = 1_000_000;
         let made = Blueprint {
             id: BlueprintId::new(now),

@@ -30,6 +30,7 @@ pub(crate) fn ask(sent: v1::AcquireLeaseRequest) -> Result<Acquire> {
     }
     check_labels("resource_labels", &sent.resource_labels)?;
     check_labels("labels", &sent.labels)?;
+    check_labels("apart_from", &sent.apart_from)?;
     Ok(Acquire {
         ttl: positive("ttl", sent.ttl.as_ref())?,
         queue_timeout: span("queue_timeout", sent.queue_timeout.as_ref())?,
@@ -39,7 +40,34 @@ pub(crate) fn ask(sent: v1::AcquireLeaseRequest) -> Result<Acquire> {
         blueprints: sent.blueprints,
         resource_labels: sent.resource_labels,
         labels: sent.labels,
+        exclusive: sent.exclusive,
+        apart_from: sent.apart_from,
     })
+}
+
+/// Most leases that one request asks for together.
+const MAX_TOGETHER: usize = 32;
+
+/// What an `AcquireLeasesRequest` asks for.
+///
+/// # Errors
+/// As [`ask`]; the message says which.
+pub(crate) fn asks(sent: Vec<v1::AcquireLeaseRequest>) -> Result<Vec<Acquire>> {
+    if sent.is_empty() || sent.len() > MAX_TOGETHER {
+        let message = format!("leases has {} entries; 1 to {MAX_TOGETHER} are allowed", sent.len());
+        return Err(Error::invalid(message).with("field", "leases"));
+    }
+    let one = |(at, one): (usize, v1::AcquireLeaseRequest)| {
+        let field = |name: &str| format!("leases[{at}].{name}");
+        for (name, is_set) in [("wait", one.wait.is_some()), ("request_id", !one.request_id.is_empty())] {
+            if is_set {
+                let message = format!("{} is set; set that of the whole request", field(name));
+                return Err(Error::invalid(message).with("field", field(name)));
+            }
+        }
+        ask(one).map_err(|error| Error { message: format!("leases[{at}]: {}", error.message), ..error })
+    };
+    sent.into_iter().enumerate().map(one).collect()
 }
 
 /// A state that a caller waits for; `None` when it names none.

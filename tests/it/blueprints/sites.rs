@@ -1,6 +1,7 @@
 //! `webroot` as a site of the host's own server: here one that the test starts, with a configuration of its own, so that
 //! the machine's own server is left alone.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -23,6 +24,11 @@ struct Own {
 
 impl Own {
     async fn start(server: &'static str) -> Self {
+        Self::serving_as(server, "root").await
+    }
+
+    /// nginx, when we are root, with workers of this user.
+    async fn serving_as(server: &'static str, user: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap();
         std::fs::create_dir(folder.path().join("sites")).unwrap();
@@ -32,7 +38,7 @@ impl Own {
                 "{}pid {path}/pid; error_log {path}/log; daemon off; events {{}} http {{ access_log off; \
                  client_body_temp_path {path}/t1; proxy_temp_path {path}/t2; fastcgi_temp_path {path}/t3; \
                  uwsgi_temp_path {path}/t4; scgi_temp_path {path}/t5; include {path}/sites/*; }}",
-                if is_root { "user root;" } else { "" }
+                if is_root { format!("user {user};") } else { String::new() }
             )
         } else {
             let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
@@ -176,4 +182,34 @@ async fn a_site_that_does_not_pass_is_never_left_behind() {
         yard.end_all().await;
         assert_eq!(list(&own.sites()), Vec::<PathBuf>::new(), "{server}");
     }
+}
+
+#[tokio::test]
+async fn workers_that_may_not_go_into_the_folder_are_named() {
+    if !is_installed("nginx") {
+        return;
+    }
+    if !rustix::process::getuid().is_root() {
+        // Not by println!, which the test harness would keep to itself.
+        let _ = writeln!(std::io::stderr(), "not run: workers of another user: not root");
+        return;
+    }
+    let yard = Yard::new();
+    let own = Own::serving_as("nginx", "nobody nogroup").await;
+    let mut ctx = yard.context("webroot", own.config(), &[]);
+    let failure = yard.build(&mut ctx).await.unwrap_err();
+    assert!(failure.permanent, "{failure:?}");
+    for word in ["serves as nobody", "setfacl -m u:nobody:x", "mode instance"] {
+        assert!(failure.message.contains(word), "{word}: {failure:?}");
+    }
+    assert_eq!(list(&own.sites()), Vec::<PathBuf>::new(), "it is withdrawn");
+    // Let in, they serve.
+    let open = Command::new("chmod").args(["-R", "a+rX"]).arg(yard.folder.path()).status();
+    assert!(open.unwrap().success());
+    let facts = yard.build(&mut ctx).await.unwrap();
+    std::fs::write(PathBuf::from(&facts["path"]).join("index.html"), "open").unwrap();
+    let address = format!("{}:{}", facts["address"], facts["port"]);
+    assert_eq!(fetch(&address, "/", "localhost").await.1, "open");
+    yard.end_all().await;
+    assert_eq!(list(&own.sites()), Vec::<PathBuf>::new());
 }

@@ -297,41 +297,12 @@ impl Drop for Yard {
 }
 
 fn lease(spec: LeaseSpec, resource: &Resource) -> Lease {
-    let id = LeaseId::new(NOW);
     Lease {
-        root_id: id.clone(),
-        id,
-        spec,
         state: LeaseState::Active,
-        state_reason: String::new(),
-        state_message: String::new(),
-        facts: StringMap::new(),
-        labels: StringMap::new(),
-        owner: "local".to_owned(),
         resource_id: Some(resource.id.clone()),
         blueprint_id: Some(resource.blueprint_id.clone()),
-        parent: None,
-        depth: 0,
-        priority: 0,
-        ord: 0,
         epoch: 1,
-        ttl: None,
-        max_ttl: 0,
-        create_time: NOW,
-        queue_expire_time: None,
-        build_time: None,
-        acquire_time: None,
-        active_time: None,
-        expire_time: None,
-        renew_time: None,
-        use_time: None,
-        end_time: None,
-        destroy_time: None,
-        allocating: None,
-        reacquires: 0,
-        cleaned: false,
-        waiting: None,
-        version: 1,
+        ..Lease::pending(LeaseId::new(NOW), spec, "local".to_owned(), NOW)
     }
 }
 

@@ -4,6 +4,8 @@ use std::process::{Output, Stdio};
 
 use serde_json::json;
 
+use super::cut_off::{begin, end};
+use super::files::{start, write};
 use super::fleet::Fleet;
 use crate::ssh::sshd::Sshd;
 
@@ -116,5 +118,45 @@ async fn the_key_that_was_pinned_can_be_pinned_again() {
     assert!(right.status.success(), "{}", said(&right.stderr));
     fleet.until(&known.id, "well", |now| now.problem.is_empty()).await;
     machine.end();
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_given_as_nothing_is_taken_away() {
+    let (fleet, machine) = (Fleet::start(json!({}), 1).await, Sshd::start());
+    let known = fleet.register("one", &machine, &[]).await;
+    // A way that leads nowhere, so that it is seen whether it is taken.
+    let given = ["--jump", "nowhere.invalid", "--ssh-config", "/dev/null", "--agent", "/nowhere/agent"];
+    let given = [&given[..], &["--reachable-address", "198.51.100.7"]].concat();
+    let done = drydock(&fleet, &[&["host", "update", "one"], &given[..]].concat()).await;
+    assert!(done.status.success(), "{}", said(&done.stderr));
+    let stuck = fleet.until(&known.id, "a problem", |now| !now.problem.is_empty()).await;
+    assert_eq!(stuck.attributes["jump"], "nowhere.invalid");
+    let nothing = ["--jump", "", "--ssh-config", "", "--agent", "", "--reachable-address", ""];
+    let done = drydock(&fleet, &[&["host", "update", "one"], &nothing[..]].concat()).await;
+    assert!(done.status.success(), "{}", said(&done.stderr));
+    let well = fleet.until(&known.id, "well", |now| now.problem.is_empty()).await;
+    assert_eq!(well.attributes, known.attributes);
+    let again = drydock(&fleet, &[&["host", "update", "one"], &nothing[..]].concat()).await;
+    assert_eq!(again.status.code(), Some(64), "{}", said(&again.stderr));
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_is_kept_for_a_box_is_shown() {
+    let (fleet, machine) = (Fleet::start(json!({}), 1).await, Sshd::start());
+    let known = fleet.register("one", &machine, &[]).await;
+    let lease = fleet.acquire("host", &[], &[]).await;
+    let running = begin(&fleet, &lease.id, "echo on; until [ -e go ]; do sleep 0.1; done").await;
+    write(&fleet, start(&lease.id, "file", ""), 0, b"words").await.unwrap();
+    let shown = said(&drydock(&fleet, &["resource", "get", &known.id, "-o", "json"]).await.stdout);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let kept = &shown["diagnostics"];
+    assert!(kept["keeper"]["heard_seconds_ago"].is_number() && kept["clerk"] == "up", "{kept:#}");
+    assert!(kept["runners"]["busy"].as_f64() >= Some(1.0) && kept["runners"]["waited_for_by"] == 0.0, "{kept:#}");
+    assert!(kept["sftp"]["small"]["open"] == 1.0 && kept["sftp"]["transfers"]["at_most"] == 4.0, "{kept:#}");
+    assert!(kept["masters"].as_array().is_some_and(|masters| !masters.is_empty()), "{kept:#}");
+    write(&fleet, start(&lease.id, "go", ""), 0, b"").await.unwrap();
+    assert_eq!(end(running).await.unwrap(), 0);
     fleet.end().await;
 }

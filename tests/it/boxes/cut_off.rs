@@ -89,7 +89,7 @@ fn islands() -> Option<[Island; 2]> {
 }
 
 /// Starts a script that says something at once, and waits for that.
-async fn begin(fleet: &Fleet, lease: &str, script: &str) -> Streaming<ExecResponse> {
+pub(super) async fn begin(fleet: &Fleet, lease: &str, script: &str) -> Streaming<ExecResponse> {
     let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
     let command = Some(Command { argv, ..Command::default() });
     let request = ExecRequest { lease_id: lease.to_owned(), command, ..ExecRequest::default() };
@@ -98,7 +98,7 @@ async fn begin(fleet: &Fleet, lease: &str, script: &str) -> Streaming<ExecRespon
     stream
 }
 
-async fn end(mut stream: Streaming<ExecResponse>) -> Result<i32, Status> {
+pub(super) async fn end(mut stream: Streaming<ExecResponse>) -> Result<i32, Status> {
     let all = async {
         while let Some(message) = stream.message().await? {
             if let Some(Frame::Exited(exited)) = message.frame {

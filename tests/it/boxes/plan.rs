@@ -129,6 +129,6 @@ fn a_failed_clean_up_alone_stops_nobody() {
     let mut view = view(vec![boxes], vec![dirty.clone()]);
     view.candidates[0].taken.push((0, LeaseId::new(1)));
     let decision = plan(&wanting(&[]), &view, &Both);
-    let Plan::Take { place, .. } = decision.plan else { panic!("{:?}", decision.plan) };
-    assert_eq!(place, 1);
+    let Plan::Take { places, .. } = decision.plan else { panic!("{:?}", decision.plan) };
+    assert_eq!(places, [1]);
 }

@@ -48,7 +48,7 @@ fn config(json: serde_json::Value) -> Option<Struct> {
 }
 
 /// A range of ports for one daemon: those that run at the same time do not get in each other's way.
-fn ports() -> serde_json::Value {
+pub(super) fn ports() -> serde_json::Value {
     static RANGES: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 97).unwrap();
     let nth = start.wrapping_add(RANGES.fetch_add(1, Ordering::Relaxed)) % 800;
@@ -56,7 +56,7 @@ fn ports() -> serde_json::Value {
     serde_json::json!({"first": first, "last": first + 9})
 }
 
-async fn apply(daemon: &Daemon, name: &str, kind: &str, with: serde_json::Value) {
+pub(super) async fn apply(daemon: &Daemon, name: &str, kind: &str, with: serde_json::Value) {
     let blueprint =
         Blueprint { name: name.to_owned(), kind: kind.to_owned(), config: config(with), ..Blueprint::default() };
     let request = ApplyBlueprintRequest { blueprint: Some(blueprint), ..ApplyBlueprintRequest::default() };

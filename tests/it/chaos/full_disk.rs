@@ -13,7 +13,8 @@ use crate::queue::kit::folder;
 /// Enough for the database and its log; the rest is filled by the test.
 const DISK: u64 = 4 << 20;
 
-fn fill(path: &Path) {
+/// Takes all room that is left on the disk of this file.
+pub(crate) fn fill(path: &Path) {
     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
     for size in [4096, 1] {
         let block = vec![0; size];

@@ -3,5 +3,6 @@
 
 mod boundaries;
 mod daemon;
-mod full_disk;
+pub(crate) mod full_disk;
 mod load;
+mod sites;

@@ -8,7 +8,7 @@ use drydock::interface::command::{EndReason, ExecSpec, Frame, Input, OutputStrea
 use futures::StreamExt as _;
 
 use super::{Machine, Shell, Yard, code_or_signal, everywhere, sshd};
-use crate::place::{argv, listen, lives, pid_in, shell, soon, until};
+use crate::place::{TREE, argv, listen, lives, pid_in, shell, soon, until};
 
 everywhere!(
     a_cancel_ends_the_whole_tree,
@@ -24,15 +24,6 @@ everywhere!(
     a_blueprints_command_is_run_to_its_end,
     an_end_is_known_although_nobody_reads,
 );
-
-/// A tree of three: the leader, a child in its group that ignores TERM, and one that left the group.
-const TREE: &str = r#"
-setsid sh -c 'echo $$ > away; exec sleep 1000' >/dev/null 2>&1 &
-sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1000; done' &
-echo $$ > leader
-wait
-wait
-"#;
 
 async fn pids(yard: &Yard) -> [i32; 3] {
     let mut pids = [0; 3];

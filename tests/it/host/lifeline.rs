@@ -9,7 +9,7 @@ use drydock::error::Reason;
 use drydock::host::{Command, Exit, Host as _};
 
 use super::{Machine, Sham, Shell, Yard, sshd};
-use crate::place::{argv, listen, lives, pid_in, shell, soon, until};
+use crate::place::{TREE, argv, listen, lives, pid_in, shell, soon, until};
 use crate::ssh::kit::{masters, strike};
 
 const SHELLS: [Shell; 3] = [Shell::Dash, Shell::Bash, Shell::Busybox];
@@ -26,14 +26,6 @@ fn keepers(data: &Path) -> Vec<i32> {
 fn kill(pid: i32) {
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
 }
-
-const TREE: &str = r#"
-setsid sh -c 'echo $$ > away; exec sleep 1000' >/dev/null 2>&1 &
-sh -c 'trap "" TERM; echo $$ > deaf; while :; do sleep 1000; done' &
-echo $$ > leader
-wait
-wait
-"#;
 
 async fn pids(yard: &Yard) -> Vec<i32> {
     let mut pids = Vec::new();

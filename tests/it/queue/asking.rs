@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use drydock::engine::{Acquire, Caller, Settings};
+use drydock::model::Shares;
 use drydock::store::{Location, Remote};
 use tempfile::TempDir;
 
@@ -64,5 +65,6 @@ pub(super) fn settings(keep: &Keep, workers: usize) -> Settings {
         stock_blueprints: false,
         machine: "test".to_owned(),
         address: "none".to_owned(),
+        shares: Shares::default(),
     }
 }

@@ -1,23 +1,25 @@
 //! A real engine on a real file, with blueprints whose steps are written by the test, and a world that they act on.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use drydock::blueprint::{Blueprint, Context, EffectState, Endpoint, Need, Registry, Step};
 use drydock::clock::{Clock, ManualClock, span};
-use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine};
+use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine, Settings};
 use drydock::error::Result;
 use drydock::model::id::LeaseId;
-use drydock::model::{Field, FieldType, Kind, Lease, LeaseSpec, LeaseState, Limits, StringMap, Task, TaskState};
+use drydock::model::{
+    Field, FieldType, Kind, Lease, LeaseSpec, LeaseState, Limits, Shares, StringMap, Task, TaskState,
+};
 use drydock::store::ListQuery;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval};
 
 use super::asking::{Keep, settings};
 pub(crate) use super::asking::{admin, ask, folder, user};
+pub(crate) use super::world::{Fate, Gate, Phase, World};
 
 /// Nothing in here takes longer, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -39,121 +41,6 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Which method of a blueprint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Build,
-    Prepare,
-    Clean,
-    Destroy,
-}
-
-/// What a call of a blueprint comes to.
-#[derive(Clone)]
-pub(crate) enum Fate {
-    Ready,
-    Later(Duration),
-    Fail,
-    Refuse,
-    Panic,
-    /// Tells that it has begun, then waits until it is let go or nobody wants it any more.
-    Block(Arc<Gate>),
-    /// As `Block`, but with what it looked at before, and deaf to the cancelling.
-    Slow(Arc<Gate>),
-    /// Asks for its needs, also when it has them.
-    AskAgain,
-}
-
-/// Where a scripted step stands still.
-pub(crate) struct Gate {
-    begun: Semaphore,
-    open: Semaphore,
-}
-
-impl Gate {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { begun: Semaphore::new(0), open: Semaphore::new(0) })
-    }
-
-    /// Returns when a step stands here.
-    pub(crate) async fn begun(&self) {
-        let begun = tokio::time::timeout(PATIENCE, self.begun.acquire()).await;
-        begun.expect("a step begins in time").unwrap().forget();
-    }
-
-    /// Lets one step go on.
-    pub(crate) fn open(&self) {
-        self.open.add_permits(1);
-    }
-
-    async fn pass(&self) {
-        self.begun.add_permits(1);
-        self.open.acquire().await.unwrap().forget();
-    }
-}
-
-/// What the blueprints act on, and what they are told to do next.
-#[derive(Default)]
-pub(crate) struct World {
-    fates: Mutex<BTreeMap<(&'static str, Phase), VecDeque<Fate>>>,
-    /// Things put somewhere and not yet taken away: resources, and leases set up on them.
-    things: Mutex<BTreeSet<String>>,
-    calls: Mutex<Vec<(Phase, &'static str, String)>>,
-    /// Where the call of this number, from 0, stands still.
-    stop_at: Mutex<Option<(usize, Arc<Gate>)>>,
-}
-
-impl World {
-    /// The next calls come to these.
-    pub(crate) fn will(&self, kind: &'static str, phase: Phase, fates: impl IntoIterator<Item = Fate>) {
-        self.fates.lock().unwrap().entry((kind, phase)).or_default().extend(fates);
-    }
-
-    fn next(&self, kind: &'static str, phase: Phase) -> Fate {
-        self.fates.lock().unwrap().get_mut(&(kind, phase)).and_then(VecDeque::pop_front).unwrap_or(Fate::Ready)
-    }
-
-    /// What was not said to happen yet does not happen any more.
-    pub(crate) fn calm(&self) {
-        self.fates.lock().unwrap().clear();
-    }
-
-    pub(crate) fn things(&self) -> BTreeSet<String> {
-        self.things.lock().unwrap().clone()
-    }
-
-    /// Ids that a method was called for, in order.
-    pub(crate) fn calls(&self, phase: Phase, kind: &str) -> Vec<String> {
-        let calls = self.calls.lock().unwrap();
-        calls.iter().filter(|(p, k, _)| *p == phase && *k == kind).map(|(_, _, id)| id.clone()).collect()
-    }
-
-    /// The call of this number, from 0, of whatever method, stands still and is deaf to the cancelling.
-    pub(crate) fn stop_at(&self, number: usize, gate: &Arc<Gate>) {
-        *self.stop_at.lock().unwrap() = Some((number, Arc::clone(gate)));
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.calls.lock().unwrap().len()
-    }
-
-    /// Notes a call; the gate at which it stands still, if it does.
-    fn note(&self, phase: Phase, kind: &'static str, id: &str) -> Option<Arc<Gate>> {
-        let mut calls = self.calls.lock().unwrap();
-        calls.push((phase, kind, id.to_owned()));
-        let stop_at = self.stop_at.lock().unwrap();
-        stop_at.as_ref().filter(|(number, _)| calls.len() == *number + 1).map(|(_, gate)| Arc::clone(gate))
-    }
-
-    fn put(&self, id: &str) {
-        self.things.lock().unwrap().insert(id.to_owned());
-    }
-
-    fn take_away(&self, id: &str) {
-        self.things.lock().unwrap().remove(id);
-    }
-}
-
 /// A kind whose steps are scripted. It puts a thing into the world for each resource and for each lease set up.
 pub(crate) struct TestKind {
     pub(crate) kind: Kind,
@@ -161,6 +48,8 @@ pub(crate) struct TestKind {
     pub(crate) needs: Vec<(String, String)>,
     pub(crate) limits: Limits,
     pub(crate) labels: StringMap,
+    /// It asks for a need when it has those before it.
+    in_turn: bool,
     world: Arc<World>,
     leaked: std::sync::OnceLock<&'static Kind>,
 }
@@ -192,6 +81,7 @@ impl TestKind {
             needs: Vec::new(),
             limits: Limits::default(),
             labels: StringMap::new(),
+            in_turn: false,
             world: Arc::clone(world),
             leaked: std::sync::OnceLock::new(),
         }
@@ -201,6 +91,11 @@ impl TestKind {
         let named = types.iter().enumerate().map(|(number, of)| (format!("n{number}-{of}"), (*of).to_owned()));
         self.needs = named.collect();
         self
+    }
+
+    /// As `needing`, one after the other.
+    pub(crate) fn needing_in_turn(self, types: &[&str]) -> Self {
+        Self { in_turn: true, ..self.needing(types) }
     }
 
     pub(crate) fn limit(mut self, limit: i64) -> Self {
@@ -269,7 +164,11 @@ impl Blueprint for TestKind {
             return step;
         }
         if missing {
-            return Step::Needs(self.wanted());
+            let mut wanted = self.wanted();
+            if self.in_turn {
+                wanted.truncate(ctx.needs.len() + 1);
+            }
+            return Step::Needs(wanted);
         }
         match ctx.effects.begin("thing", json!({})).await {
             Ok(EffectState::Fresh | EffectState::Begun) => self.world.put(id),
@@ -320,6 +219,7 @@ impl Blueprint for TestKind {
 /// An engine of the test, its clock and its world.
 pub(crate) struct Bench {
     keep: Keep,
+    shares: Shares,
     engine: Option<Arc<Engine>>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) world: Arc<World>,
@@ -329,13 +229,20 @@ pub(crate) struct Bench {
 impl Bench {
     /// With one blueprint of each kind, named after it.
     pub(crate) async fn start(workers: usize, world: Arc<World>, kinds: Vec<TestKind>) -> Self {
+        Self::sharing(&[], workers, world, kinds).await
+    }
+
+    /// With these lines of what owners may have.
+    pub(crate) async fn sharing(owners: &[&str], workers: usize, world: Arc<World>, kinds: Vec<TestKind>) -> Self {
+        let shares = Shares::parse(owners).unwrap();
         let mut drafts: Vec<BlueprintDraft> = kinds.iter().map(draft).collect();
         let all = kinds.into_iter().map(|kind| Arc::new(kind) as Arc<dyn Blueprint>).collect();
         let registry = Registry::new(all);
         let clock = ManualClock::at(NOON);
         let keep = Keep::new().await;
-        let engine = Engine::start(&settings(&keep, workers), registry.clone(), clock.clone()).await.unwrap();
-        let bench = Self { keep, engine: Some(engine), clock, world, registry };
+        let settings = Settings { shares: shares.clone(), ..settings(&keep, workers) };
+        let engine = Engine::start(&settings, registry.clone(), clock.clone()).await.unwrap();
+        let bench = Self { keep, shares, engine: Some(engine), clock, world, registry };
         for draft in drafts.drain(..) {
             bench.apply(draft).await;
         }
@@ -346,12 +253,18 @@ impl Bench {
     pub(crate) async fn restart(&mut self, workers: usize) {
         self.engine().stop().await;
         self.engine = None;
-        let settings = settings(&self.keep, workers);
+        let settings = Settings { shares: self.shares.clone(), ..settings(&self.keep, workers) };
         let started = eventually("the file is free", async || {
             Engine::start(&settings, self.registry.clone(), self.clock.clone()).await.ok()
         })
         .await;
         self.engine = Some(started);
+    }
+
+    /// As `restart`, and owners may have something else.
+    pub(crate) async fn restart_sharing(&mut self, owners: &[&str], workers: usize) {
+        self.shares = Shares::parse(owners).unwrap();
+        self.restart(workers).await;
     }
 
     pub(crate) fn engine(&self) -> &Arc<Engine> {

@@ -7,6 +7,7 @@ use drydock::error::Reason;
 use drydock::host::ssh::link::{Channel, Link as _, Purpose};
 use drydock::host::ssh::links::Patience;
 use drydock::host::ssh::masters::{LONGEST_COMMAND, Masters};
+use drydock::host::ssh::sftp::probe;
 use futures::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -193,7 +194,7 @@ async fn files_are_offered_or_missed_by_name() {
     }
     let machine = Sshd::with(Options { sftp: Sftp::Missing, ..Options::default() });
     let (_quay, link) = linked(&machine).await;
-    let error = link.subsystem("sftp", Purpose::Command).await.err().unwrap();
+    let error = probe(link.as_ref(), "one").await.unwrap_err();
     assert_eq!(error.reason, Reason::InterfaceNotSupported);
     assert!(error.message.contains("Subsystem sftp"), "{error}");
 
@@ -201,7 +202,7 @@ async fn files_are_offered_or_missed_by_name() {
     let machine = Sshd::with(Options { shell: Shell::Bash, sftp: Sftp::Program, ..Options::default() });
     std::fs::write(machine.home().join(".bashrc"), "echo welcome\n").unwrap();
     let (_quay, link) = linked(&machine).await;
-    let error = link.subsystem("sftp", Purpose::Command).await.err().unwrap();
+    let error = probe(link.as_ref(), "one").await.unwrap_err();
     assert_eq!(error.reason, Reason::InterfaceNotSupported);
     assert!(error.message.contains("bashrc"), "{error}");
 }

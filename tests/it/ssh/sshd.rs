@@ -62,6 +62,10 @@ pub(crate) struct Options {
     pub(crate) within: Vec<String>,
     /// More lines of `sshd_config`.
     pub(crate) extra: Vec<String>,
+    /// A folder whose programs come before those of the system, for what runs there.
+    pub(crate) programs: Option<PathBuf>,
+    /// What a shell does with the file systems of the machine before it listens, at each start; `$1` is its folder.
+    pub(crate) mounts: &'static str,
 }
 
 impl Default for Options {
@@ -74,6 +78,8 @@ impl Default for Options {
             address: "127.0.0.1".to_owned(),
             within: Vec::new(),
             extra: Vec::new(),
+            programs: None,
+            mounts: ":",
         }
     }
 }
@@ -161,6 +167,11 @@ impl Sshd {
     /// A place of the test beside the home; `key` and `key.pub` in it are the user's.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// A path of the machine, as it is seen from here: its file systems may be its own.
+    pub(crate) fn inside(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.child.id()))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -320,8 +331,12 @@ fn configure(folder: &Path, options: &Options, port: u16, mark: &str) {
     let mut text = format!(
         "Port {port}\nListenAddress {address}\nHostKey {here}/host\nAuthorizedKeysFile {here}/key.pub\nPidFile none\n\
          StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\n\
-         PermitRootLogin prohibit-password\nSetEnv DRYDOCK_TEST_BOX={mark}\n"
+         PermitRootLogin prohibit-password\nSetEnv DRYDOCK_TEST_BOX={mark}"
     );
+    if let Some(programs) = &options.programs {
+        write!(text, " PATH={}:/usr/local/bin:/usr/bin:/bin", programs.display()).unwrap();
+    }
+    text.push('\n');
     match options.sftp {
         Sftp::Internal => text.push_str("Subsystem sftp internal-sftp\n"),
         Sftp::Program => text.push_str("Subsystem sftp /usr/lib/openssh/sftp-server\n"),
@@ -350,11 +365,14 @@ fn launch(folder: &Path, options: &Options, log: &Arc<Mutex<String>>) -> Result<
         let back = format!("unshare --user --map-user={user} --map-group={group}");
         (vec!["unshare", "--user", "--map-root-user", "--mount"], back)
     };
-    let script = r#"mount --bind "$1/passwd" /etc/passwd && exec $3 "$2" -D -e -f "$1/sshd_config""#;
+    let script = format!(
+        r#"mount --bind "$1/passwd" /etc/passwd && {{ {}; }} && exec $3 "$2" -D -e -f "$1/sshd_config""#,
+        options.mounts
+    );
     let words: Vec<&str> = options.within.iter().map(String::as_str).chain(spaces).collect();
     let mut child = Command::new(words[0])
         .args(&words[1..])
-        .args(["sh", "-c", script, "sh"])
+        .args(["sh", "-c", &script, "sh"])
         .arg(folder)
         .arg(sshd)
         .arg(back)

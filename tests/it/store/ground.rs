@@ -43,42 +43,8 @@ pub(super) async fn postgres() -> Option<Ground> {
 
 /// A root lease that has just been queued.
 pub(crate) fn lease() -> Lease {
-    let id = LeaseId::new(NOON);
-    Lease {
-        root_id: id.clone(),
-        id,
-        spec: LeaseSpec { resource_type: "box".to_owned(), ..LeaseSpec::default() },
-        state: LeaseState::Pending,
-        state_reason: String::new(),
-        state_message: String::new(),
-        facts: StringMap::new(),
-        labels: StringMap::new(),
-        owner: "ann".to_owned(),
-        resource_id: None,
-        blueprint_id: None,
-        parent: None,
-        depth: 0,
-        priority: 0,
-        ord: NOON,
-        epoch: 0,
-        ttl: None,
-        max_ttl: 1,
-        create_time: NOON,
-        queue_expire_time: None,
-        build_time: None,
-        acquire_time: None,
-        active_time: None,
-        expire_time: None,
-        renew_time: None,
-        use_time: None,
-        end_time: None,
-        destroy_time: None,
-        allocating: None,
-        reacquires: 0,
-        cleaned: false,
-        waiting: None,
-        version: 1,
-    }
+    let spec = LeaseSpec { resource_type: "box".to_owned(), ..LeaseSpec::default() };
+    Lease { max_ttl: 1, ..Lease::pending(LeaseId::new(NOON), spec, "ann".to_owned(), NOON) }
 }
 
 /// A resource that is about to be built.

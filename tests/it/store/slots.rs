@@ -61,7 +61,7 @@ pub(super) async fn slots_go_back_by_holder_and_by_scope(ground: Ground) {
         })
         .await
         .unwrap();
-    assert_eq!((freed, ground.store.slots_of(&one).await.unwrap()), (1, vec![slot("b", 0)]));
+    assert_eq!((freed, ground.store.slots_of(&one).await.unwrap()), (vec!["a".to_owned()], vec![slot("b", 0)]));
     let freed = ground
         .store
         .write(move |tx| {
@@ -70,7 +70,7 @@ pub(super) async fn slots_go_back_by_holder_and_by_scope(ground: Ground) {
         })
         .await
         .unwrap();
-    assert_eq!(freed, 1);
+    assert_eq!(freed, ["b"]);
     assert_eq!(ground.store.slots().await.unwrap(), [("a/1".to_owned(), two.to_string())]);
 }
 

@@ -253,6 +253,17 @@ dd_clean() {
     done
 }
 
+# Removes the records of keepers that are no more, whose folder is gone as well: nobody else would.
+dd_sweep() {
+    for dd_other in /dev/shm/drydock.*; do
+        if [ "$dd_other" = "$dd_records" ] || ! read -r dd_pid dd_its_boot dd_born dd_its_folder <"$dd_other/whose"; then
+            continue
+        fi
+        if [ -d "$dd_its_folder" ]; then continue; fi
+        if [ "$dd_its_boot" != "$dd_boot" ] || [ "$(dd_birth "$dd_pid")" != "$dd_born" ]; then rm -rf "$dd_other"; fi
+    done
+}
+
 dd_folder=$dd_data/run/$dd_name
 dd_why=$(mkdir -p "$dd_folder" 2>&1) || dd_why=$(mkdir -p "$dd_folder" 2>&1) || {
     printf '\n%s fail %s\n' "$dd_mark" "$dd_why"
@@ -269,7 +280,9 @@ elif ! echo yes >"$dd_records/heard"; then
 fi
 if [ -z "$dd_records" ]; then dd_records=$dd_folder dd_where_quoted=$dd_quoted; fi
 read -r dd_boot </proc/sys/kernel/random/boot_id || dd_boot=unknown
-if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd_folder/who" &&
+dd_born=$(dd_birth $$)
+if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$dd_born" "$dd_owner" >"$dd_folder/who" &&
+    printf '%s %s %s %s\n' "$$" "$dd_boot" "$dd_born" "$dd_folder" >"$dd_records/whose" &&
     printf '%s\n' "$dd_records" >"$dd_folder/where" &&
     printf 'dd_folder=%s dd_records=%s dd_keeper=%s\n%s\n' "$dd_quoted" "$dd_where_quoted" "$$" "$dd_program" >"$dd_folder/runner" &&
     : >"$dd_folder/alive"; }; then
@@ -278,11 +291,12 @@ if ! { printf '%s %s %s %s\n' "$$" "$dd_boot" "$(dd_birth $$)" "$dd_owner" >"$dd
     exit 1
 fi
 dd_clean
+dd_sweep
 dd_where=$dd_records
 dd_heard
 (dd_watch) </dev/null >/dev/null &
 dd_watcher=$!
-printf '\n%s up %s\n' "$dd_mark" "$$"
+printf '\n%s up %s %s\n' "$dd_mark" "$$" "$dd_boot"
 
 while read -r dd_tag dd_lines; do
     dd_spec=
