@@ -7,7 +7,7 @@
 //!   and the parking that follows from it, and nobody decides on places that have just been given away.
 //! - A **resource** is held by whoever decides on who leases it; who takes a place on it shares it.
 //!
-//! They are taken in the order tree, resource, pool, then slots and tasks as they come. Out of order nobody waits: who holds a
+//! They are taken in the order tree, resource, pool, the look for circles, then slots and tasks as they come. Out of order nobody waits: who holds a
 //! pool does not wait for a resource, and who has written anything does not wait for a tree; it gives up and is run again. The
 //! rest (rows that two steps wake crosswise) ends by `PostgreSQL`'s `lock_timeout`, and is run again too.
 //!
@@ -28,6 +28,8 @@ const SHARED_AT_ONCE: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Lock {
     Tree(LeaseId),
+    /// Who waits for whom.
+    Circles,
     Pool(String),
     Resource(ResourceId),
 }
@@ -78,6 +80,16 @@ impl Tx {
         }
         self.fetch(sql("SELECT pg_advisory_xact_lock(2, hashtext($1))").bind(pool.to_owned())).await?;
         self.locks.insert(Lock::Pool(pool.to_owned()));
+        Ok(())
+    }
+
+    /// Nobody else looks for circles of trees that wait for each other until the commit: of two that close one at the same time
+    /// the second sees what the first waits for.
+    pub(super) async fn lock_circles(&mut self) -> Result<()> {
+        if self.is_shared() && !self.locks.contains(&Lock::Circles) {
+            self.fetch(sql("SELECT pg_advisory_xact_lock(3, 0)")).await?;
+            self.locks.insert(Lock::Circles);
+        }
         Ok(())
     }
 

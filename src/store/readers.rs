@@ -32,7 +32,8 @@ impl Readers {
     pub(super) async fn look(&self, statement: &Statement) -> Result<Answer> {
         match self {
             Self::Sqlite(readers) => readers.look(statement).await,
-            Self::Postgres(readers) => readers.look(statement).await,
+            // Boxed: a look at a file shall not carry the room for one over a network.
+            Self::Postgres(readers) => Box::pin(readers.look(statement)).await,
         }
     }
 
@@ -40,7 +41,7 @@ impl Readers {
     pub(super) async fn search(&self, statement: Statement) -> Result<Answer> {
         match self {
             Self::Sqlite(readers) => readers.search(statement).await,
-            Self::Postgres(readers) => readers.look(&statement).await,
+            Self::Postgres(readers) => Box::pin(readers.look(&statement)).await,
         }
     }
 }

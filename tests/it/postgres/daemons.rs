@@ -214,7 +214,7 @@ async fn a_database_in_a_file_moves_to_a_server_with_all_that_is_leased() {
     other.serves().await;
     assert_eq!(after.ok(&["exec", &lease, "--", "cat", "kept"]), "kept\n");
     assert!(text(&other.drydock(&["exec", &lease, "--", "cat", "kept"]).stderr).contains("HOST_UNREACHABLE"));
-    let told = other.json(&["event", "list", "--subject", &lease]);
+    let told = other.json(&["event", "list", "--filter", &format!("subject_id = {lease}")]);
     assert!(told["events"].as_array().is_some_and(|events| events.len() >= 2), "{told:#}");
     other.ok(&["lease", "release", &lease, "--wait"]);
 }
