@@ -36,6 +36,13 @@ pub trait Clock: Send + Sync {
 
     /// Returns when the clock shows `until`, at once when it already does.
     async fn sleep_until(&self, until: Micros);
+
+    /// A database that several daemons share has just told the time: answers the time to write. A clock that does not
+    /// follow the database goes on as it does.
+    fn hear(&self, told: Micros) -> Micros {
+        let _ = told;
+        self.now()
+    }
 }
 
 /// A clock that everyone shares.
@@ -62,6 +69,50 @@ impl Clock for SystemClock {
             }
             tokio::time::sleep(left.min(Duration::from_secs(30))).await;
         }
+    }
+}
+
+/// The clock of a database that several daemons share, as it was last heard, carried on by our own monotonic clock: what a
+/// machine's wall clock shows does not matter.
+#[derive(Debug)]
+pub struct HeardClock {
+    begun: tokio::time::Instant,
+    /// What to add to the time since `begun`.
+    ahead: AtomicI64,
+}
+
+impl HeardClock {
+    /// A clock that shows `now` until it hears better.
+    #[must_use]
+    pub fn at(now: Micros) -> Arc<Self> {
+        Arc::new(Self { begun: tokio::time::Instant::now(), ahead: AtomicI64::new(now) })
+    }
+
+    fn passed(&self) -> Micros {
+        micros(self.begun.elapsed())
+    }
+}
+
+#[async_trait]
+impl Clock for HeardClock {
+    fn now(&self) -> Micros {
+        self.ahead.load(Ordering::Relaxed) + self.passed()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "it waits for time that goes by, as the machine's clock does")]
+    async fn sleep_until(&self, until: Micros) {
+        loop {
+            let left = span(until.saturating_sub(self.now()));
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(Duration::from_secs(30))).await;
+        }
+    }
+
+    fn hear(&self, told: Micros) -> Micros {
+        self.ahead.store(told - self.passed(), Ordering::Relaxed);
+        told
     }
 }
 

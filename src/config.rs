@@ -38,7 +38,7 @@ pub struct Settings {
     pub otlp_endpoint: Option<String>,
     /// `--tokens FILE`; without it, `listen` makes one admin token in `token` in the data folder.
     pub tokens: Option<PathBuf>,
-    /// `sqlite:PATH`; default `drydock.db` in the data folder.
+    /// `sqlite:PATH`, by default `drydock.db` in the data folder, or `postgres://…`, which may hold a password.
     pub database: String,
     /// Workers of the queue, at least 1.
     pub workers: usize,
@@ -227,7 +227,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         match *name {
             "data_dir" => *shown = settings.data_dir.display().to_string(),
             "socket" => *shown = settings.socket.display().to_string(),
-            "database" => settings.database.clone_into(shown),
+            "database" => *shown = without_password(&settings.database),
             _ => {}
         }
     }
@@ -304,17 +304,27 @@ fn check_socket(said: &Said) -> Result<PathBuf> {
 fn check_database(said: &Said) -> Result<String> {
     let url = first(said);
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        // The URL holds a password: it is not repeated.
-        return Err(Error::invalid(format!(
-            "database ({}): PostgreSQL is not built yet; use sqlite:PATH",
-            said.origin
-        )));
+        return Ok(url.to_owned());
     }
     match url.strip_prefix("sqlite:") {
         Some(path) if !path.is_empty() => {
             Ok(format!("sqlite:{}", absolute(path.strip_prefix("//").unwrap_or(path))?.display()))
         }
-        _ => Err(Error::invalid(format!("database {url:?} ({}) is not of the form sqlite:PATH", said.origin))),
+        _ => Err(Error::invalid(format!(
+            "database {url:?} ({}) is not of the form sqlite:PATH or postgres://USER@HOST/NAME",
+            said.origin
+        ))),
+    }
+}
+
+/// A database's URL as it may be shown: whatever stands between the user and the host, and what is asked for as a parameter.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
+    match rest.rsplit_once('@') {
+        Some((user, host)) => format!("{scheme}://{}@{host}", user.split_once(':').map_or(user, |(user, _)| user)),
+        None => format!("{scheme}://{rest}"),
     }
 }
 
@@ -411,7 +421,6 @@ mod tests {
             ("workers", "0", "--workers"),
             ("workers", "many", "1 to 1024"),
             ("retention", "30", "90s"),
-            ("database", "postgres://u:secret@h/d", "PostgreSQL is not built yet"),
             ("database", "mysql:x", "sqlite:PATH"),
             ("sweep", "maybe", "neither"),
             ("log_format", "xml", "none of auto"),

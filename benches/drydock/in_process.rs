@@ -12,7 +12,7 @@ use drydock::host::Host;
 use drydock::host::local::LocalHost;
 use drydock::model::filter::{Field, Filter, Kind};
 use drydock::model::{LeaseState, Limits};
-use drydock::store::ListQuery;
+use drydock::store::{ListQuery, Location};
 
 use crate::daemon::PATIENCE;
 
@@ -34,7 +34,7 @@ pub(crate) fn database(folder: &Path) -> PathBuf {
 pub(crate) async fn start(folder: &Path, document: &str) -> Result<Arc<Engine>> {
     let host = Arc::new(LocalHost::new(folder.to_owned(), PathBuf::from(env!("CARGO_BIN_EXE_drydock"))));
     let settings = Settings {
-        database: database(folder),
+        database: Location::Sqlite { path: database(folder) },
         workers: 4,
         sweep: true,
         retention: Duration::from_hours(24 * 365 * 100),

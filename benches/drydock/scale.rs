@@ -38,7 +38,7 @@ pub(crate) async fn measure(table: &mut Table) -> Result<()> {
     fill(large.path()).await?;
     // Before there is an engine, which would claim for itself.
     claim(table, small.path(), large.path()).await?;
-    acquire_and_list(table, small.path(), large.path()).await
+    Box::pin(acquire_and_list(table, small.path(), large.path())).await
 }
 
 async fn open(folder: &Path) -> Result<Store> {
@@ -53,7 +53,7 @@ async fn acquire_and_list(table: &mut Table, small: &Path, large: &Path) -> Resu
     let mut live_pages = [Vec::new(), Vec::new()];
     for round in 0..ROUNDS + WARM_UP {
         for (side, engine) in engines.iter().enumerate() {
-            let (acquire, lease) = timed(in_process::acquire(engine)).await?;
+            let (acquire, lease) = Box::pin(timed(in_process::acquire(engine))).await?;
             in_process::release(engine, &lease, PATIENCE).await?;
             let (page, listed) = timed(in_process::page(engine, None)).await?;
             ensure!(listed == 51, "a page of {listed} leases");

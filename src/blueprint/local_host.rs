@@ -1,11 +1,12 @@
 //! `local-host`: the machine that the daemon runs on. It isolates nothing from the daemon's own user.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::registry::lease_folder;
-use super::{Blueprint, Context, Endpoint, Step, path_fact, settle};
+use super::{Blueprint, Context, DAEMON_FACT, Endpoint, Step, path_fact, settle};
 use crate::host::{Host, Place};
 use crate::model::{Kind, Lease, Resource, StringMap};
 
@@ -55,8 +56,18 @@ impl Blueprint for LocalHost {
         }
     }
 
+    fn is_of_its_daemon(&self) -> bool {
+        true
+    }
+
     fn lease_facts(&self, resource: &Resource, lease: &Lease) -> StringMap {
-        let path = path_fact(&lease_folder(self.host.as_ref(), lease.id.as_str()));
+        // It may be another daemon's machine, and that one's folders.
+        let theirs = resource.facts.get(DAEMON_FACT).and_then(|home| home.split_once(':'));
+        let folder = match theirs {
+            Some((_, data_dir)) => Path::new(data_dir).join("leases").join(lease.id.as_str()),
+            None => lease_folder(self.host.as_ref(), lease.id.as_str()),
+        };
+        let path = path_fact(&folder);
         resource
             .facts
             .iter()

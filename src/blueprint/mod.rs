@@ -346,6 +346,11 @@ pub trait Blueprint: Send + Sync {
         false
     }
 
+    /// Whether what it makes is the machine of the daemon that makes it, which other daemons do not reach.
+    fn is_of_its_daemon(&self) -> bool {
+        false
+    }
+
     /// Facts of a lease on the resource, before [`Blueprint::prepare`] adds its own.
     fn lease_facts(&self, resource: &Resource, _lease: &Lease) -> StringMap {
         resource.facts.clone()
@@ -382,6 +387,9 @@ pub trait Blueprint: Send + Sync {
     /// Where `interface` of the lease is; `None` when it does not offer it. The lease is ACTIVE.
     fn endpoint(&self, ctx: &Context, interface: &str) -> Option<Endpoint>;
 }
+
+/// The fact, where several daemons share a database, that says by machine and data folder which of them a local host is of.
+pub const DAEMON_FACT: &str = "daemon";
 
 /// The attribute that places a resource on a host lease of the same owner.
 pub const HOST_ATTRIBUTE: Field = Field::optional(

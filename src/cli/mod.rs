@@ -12,6 +12,7 @@ pub mod blueprint;
 pub mod connect;
 pub mod copy;
 pub mod daemon;
+pub mod database;
 pub mod doctor;
 pub mod event;
 pub mod exec;
@@ -114,6 +115,9 @@ enum Command {
     /// The daemons on this database.
     #[command(subcommand)]
     Daemon(task::Daemons),
+    /// The database itself, while no daemon uses it.
+    #[command(subcommand)]
+    Database(database::Database),
     /// Whether the daemon serves; exits 69 when it does not.
     Health,
     /// Whether this machine has what a daemon needs.
@@ -186,6 +190,7 @@ async fn run(cli: Cli) -> Result<u8> {
         Command::Event(command) => Box::pin(event::run(globals, command)).await,
         Command::Task(command) => Box::pin(task::run(globals, command)).await,
         Command::Daemon(command) => Box::pin(task::daemons(globals, command)).await,
+        Command::Database(command) => Box::pin(database::run(globals.output, command)).await,
         Command::Health => Box::pin(doctor::health(globals)).await,
         Command::Doctor(flags) => Box::pin(doctor::run(globals, &flags)).await,
         Command::Config(command) => settings::run(globals.output, &command),

@@ -38,8 +38,11 @@ pub struct Flags {
     metrics_listen: Option<String>,
     #[arg(long, value_name = "FILE", help = "Who may call with which token: a line each, PRINCIPAL TOKEN [admin]")]
     tokens: Option<String>,
-    /// sqlite:PATH [default: drydock.db in the data folder].
-    #[arg(long, value_name = "URL")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "sqlite:PATH, or postgres://USER@HOST/NAME for several daemons [default: drydock.db in the data folder]"
+    )]
     database: Option<String>,
     /// How many tasks are worked on at once [default: 4].
     #[arg(long, value_name = "N")]

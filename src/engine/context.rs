@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::effects::ResourceEffects;
-use crate::blueprint::{Blueprint as Kind, Context, Endpoint, Met};
+use crate::blueprint::{Blueprint as Kind, Context, DAEMON_FACT, Endpoint, Met};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::model::id::LeaseId;
@@ -52,6 +52,7 @@ impl Engine {
         lease: Option<Lease>,
         cancel: CancellationToken,
     ) -> Result<Context> {
+        self.check_ours(resource)?;
         let mut needs = BTreeMap::new();
         for need in self.store.needs_of(&resource.id).await? {
             let Some((_, name)) = need.parent.clone() else { continue };
@@ -98,13 +99,34 @@ impl Engine {
     async fn neighbours(&self, owner: &str, host: &Lease) -> Result<Vec<(LeaseId, PathBuf)>> {
         let mut neighbours = Vec::new();
         for lease in self.store.active_leases_of(owner).await? {
-            if let Some((place, machine)) = self.resolve(&lease, "filesystem").await?
+            let found = match self.resolve(&lease, "filesystem").await {
+                // On the machine of another daemon: no neighbour.
+                Err(error) if error.metadata.contains_key(DAEMON_FACT) => None,
+                found => found?,
+            };
+            if let Some((place, machine)) = found
                 && machine.map(|machine| machine.id) == host.resource_id
             {
                 neighbours.push((lease.id, place.root));
             }
         }
         Ok(neighbours)
+    }
+
+    /// What is on a machine that only its own daemon reaches is left to that one.
+    ///
+    /// # Errors
+    /// `HOST_UNREACHABLE`, with the daemon's home in its metadata.
+    fn check_ours(&self, resource: &Resource) -> Result<()> {
+        let (Some(home), Some(theirs)) = (self.store.home(), resource.facts.get(DAEMON_FACT)) else { return Ok(()) };
+        if theirs == home {
+            return Ok(());
+        }
+        let message = format!(
+            "{} is the machine of the daemon {theirs}, which alone reaches it; ask that one (`drydock daemon list` shows where it is)",
+            resource.id
+        );
+        Err(Error::new(Reason::HostUnreachable, message).with(DAEMON_FACT, theirs))
     }
 
     /// Where an interface of a lease is; `None` when it does not offer it.
@@ -131,7 +153,10 @@ impl Engine {
             let ctx = self.endpoint_context(&resource, record, &lease, hops).await?;
             match kind.endpoint(&ctx, &interface) {
                 None => Ok(None),
-                Some(Endpoint::Here(place)) => Ok(Some((place, Some(resource)))),
+                Some(Endpoint::Here(place)) => {
+                    self.check_ours(&resource)?;
+                    Ok(Some((place, Some(resource))))
+                }
                 Some(Endpoint::On { lease: host, root, quota }) => {
                     let Some(host) = self.store.find_lease(&host).await? else { return Ok(None) };
                     let found = self.hop(host, "command".to_owned(), hops + 1).await?;

@@ -36,7 +36,6 @@ mod warm;
 mod watch;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,8 +66,8 @@ use running::Running;
 /// How an engine runs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The `SQLite` file.
-    pub database: PathBuf,
+    /// Where everything is kept.
+    pub database: Location,
     /// Workers of the queue.
     pub workers: usize,
     /// The queue's slow sweep; only tests switch it off.
@@ -126,7 +125,7 @@ impl Engine {
     /// # Errors
     /// As [`Store::open`].
     pub async fn start(settings: &Settings, registry: Registry, clock: SharedClock) -> Result<Arc<Self>> {
-        let store = Store::open(&Location { path: settings.database.clone() }, Arc::clone(&clock)).await?;
+        let store = Store::open(&settings.database, Arc::clone(&clock)).await?;
         let inherited = store.newest_id().await?;
         let now = clock.now();
         let daemon = Daemon {

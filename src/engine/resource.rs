@@ -12,7 +12,7 @@ use super::narrate::Told;
 use super::picture::give_back_slots;
 use super::steps::{later, retry};
 use crate::allocator::gates;
-use crate::blueprint::{Need, Step};
+use crate::blueprint::{DAEMON_FACT, Need, Step};
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{LeaseId, ResourceId, Subject};
@@ -60,7 +60,11 @@ impl Engine {
                 let running = self.running.begin(claim, &lost);
                 let ctx = self.context(&resource, record, None, running.cancel.clone()).await?;
                 met = ctx.needs.keys().cloned().collect();
-                let step = kind.build(&ctx).await;
+                let mut step = kind.build(&ctx).await;
+                if let (Step::Ready(facts), Some(home), true) = (&mut step, self.store.home(), kind.is_of_its_daemon())
+                {
+                    facts.insert(DAEMON_FACT.to_owned(), home.to_owned());
+                }
                 if running.cancel.is_cancelled() && self.is_draining() {
                     // The daemon goes, not the wish: another one, or the next start, goes on.
                     return self

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Engine;
 use super::allocate::Allocation;
 use crate::allocator::Rules;
-use crate::blueprint::Registry;
+use crate::blueprint::{DAEMON_FACT, Registry};
 use crate::clock::{Micros, micros};
 use crate::error::Result;
 use crate::model::id::Subject;
@@ -23,10 +23,17 @@ pub(super) struct EngineSteps(pub(super) Arc<Engine>);
 #[async_trait]
 impl Steps for EngineSteps {
     async fn step(&self, claim: &Claim, next: Option<Scope>, lost: CancellationToken) -> Result<Committed> {
-        match &claim.subject {
+        let outcome = match &claim.subject {
             Subject::Lease(id) => self.0.step_lease(claim, id, next, lost).await,
             Subject::Resource(id) => self.0.step_resource(claim, id, next, lost).await,
             Subject::Blueprint(id) => self.0.step_blueprint(claim, id, next).await,
+        };
+        match outcome.as_ref().err().and_then(|error| error.metadata.get(DAEMON_FACT)) {
+            Some(home) => {
+                self.0.store.hand_over(claim, home).await?;
+                Ok(Committed::Done(None))
+            }
+            None => outcome,
         }
     }
 

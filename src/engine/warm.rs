@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use super::Engine;
 use super::narrate::Told;
 use super::steps::KindRules;
-use crate::allocator::{self, Rules as _, Survey};
+use crate::allocator::{self, Rules as _, Survey, gates};
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::id::{BlueprintId, ResourceId, Subject};
@@ -18,7 +18,7 @@ use crate::model::pool::{Candidate, PoolView};
 use crate::model::slot::{Slot, free_place};
 use crate::model::task::LAST;
 use crate::model::upkeep::{GROWTH_SPAN, SHRINK_DELAY, Warmth};
-use crate::model::{Blueprint, Lease, Resource, ResourceState, StringMap};
+use crate::model::{Blueprint, Lease, Resource, ResourceState};
 use crate::store::{Baton, Claim, Committed, Next, Scope, Tx, pool_of};
 
 /// Builds that one step begins, so that its transaction stays short.
@@ -47,6 +47,32 @@ struct Pool {
     worker: String,
 }
 
+/// The limit of builds at once, if there is one.
+struct Builds {
+    gate: Option<gates::Gate>,
+    taken: Vec<i64>,
+}
+
+impl Builds {
+    async fn of(tx: &mut Tx, blueprint: &Blueprint) -> Result<Self> {
+        let gate = gates::builds(blueprint);
+        let mut taken = Vec::new();
+        if let Some(gate) = &gate {
+            let held = tx.held_slots(std::slice::from_ref(&gate.scope)).await?;
+            taken = held.into_values().flatten().map(|(place, _)| place).collect();
+        }
+        Ok(Self { gate, taken })
+    }
+
+    /// The slots for one more; `None` when so many are being built already.
+    fn take(&mut self) -> Option<Vec<Slot>> {
+        let Some(gate) = &self.gate else { return Some(Vec::new()) };
+        let place = free_place(gate.limit, &self.taken).filter(|_| len(&self.taken) < gate.limit)?;
+        self.taken.push(place);
+        Some(vec![Slot { scope: gate.scope.clone(), place }])
+    }
+}
+
 impl Pool {
     async fn step(&self, tx: &mut Tx, id: &BlueprintId) -> Result<Next> {
         let Some(blueprint) = tx.find_blueprint(id.as_str()).await? else { return Ok(Next::Done) };
@@ -73,9 +99,12 @@ impl Pool {
         let begin = missing.min(upkeep.max_growth.map_or(AT_ONCE, |most| most - len(&warmth.begun))).clamp(0, AT_ONCE);
         let mut taken = view.built.get(id).cloned().unwrap_or_default();
         let limit = allocator::limit_of(&blueprint, &self.rules).unwrap_or(i64::MAX);
+        let mut builds = Builds::of(tx, &blueprint).await?;
         for _ in 0..begin {
             let Some(place) = free_place(limit, &taken) else { break };
-            self.build(tx, &blueprint, place).await?;
+            let Some(mut slots) = builds.take() else { break };
+            slots.push(Slot::of_blueprint(&blueprint.id, place));
+            self.build(tx, &blueprint, &slots).await?;
             taken.push(place);
             if upkeep.max_growth.is_some() {
                 warmth.begun.push(now);
@@ -123,46 +152,21 @@ impl Pool {
         Ok(())
     }
 
-    async fn build(&self, tx: &mut Tx, blueprint: &Blueprint, place: i64) -> Result<()> {
-        let now = tx.now();
-        let id = ResourceId::new(now);
-        let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
+    async fn build(&self, tx: &mut Tx, blueprint: &Blueprint, slots: &[Slot]) -> Result<()> {
+        let fresh = Resource::fresh(blueprint, tx.now());
+        let tail: String = fresh.id.as_str().chars().skip(fresh.id.as_str().len() - 6).collect();
         let resource = Resource {
             name: format!("{}-{tail}", blueprint.name),
-            resource_type: blueprint.resource_type.clone(),
-            blueprint_id: blueprint.id.clone(),
-            state: ResourceState::Pending,
-            state_reason: String::new(),
-            state_message: String::new(),
-            facts: StringMap::new(),
             attributes: blueprint.limits.upkeep.ready_attributes.clone(),
-            labels: blueprint.labels.clone(),
             // Its own until somebody takes it: what it leases meanwhile is shared with nobody.
-            owner: id.to_string(),
-            made_for: None,
-            root_id: None,
-            placed_on: None,
+            owner: fresh.id.to_string(),
             lease_limit: allocator::leases_of(blueprint, &self.rules),
             depth: 1,
             ord: LAST,
-            drain: None,
-            problem: String::new(),
-            cleanup_failures: 0,
-            create_time: now,
-            active_time: None,
-            check_time: None,
-            end_time: None,
-            permanent: false,
-            torn_down: false,
             warm: true,
-            uses: 0,
-            idle_since: None,
-            abandoned: false,
-            version: 1,
-            id,
+            ..fresh
         };
-        let slot = Slot::of_blueprint(&blueprint.id, place);
-        tx.take_slots(&Subject::from(resource.id.clone()), 1, &[slot]).await?;
+        tx.take_slots(&Subject::from(resource.id.clone()), 1, slots).await?;
         tx.insert_resource(&resource).await?;
         tx.mark_warm(&resource.id).await?;
         let told = Told::by_drydock("resource.created", format!("{} is built to be ready", resource.resource_type));

@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn every_field_has_a_column() {
         let folder = tempfile::tempdir().unwrap();
-        let location = Location { path: folder.path().join("drydock.db") };
+        let location = Location::Sqlite { path: folder.path().join("drydock.db") };
         let store = Store::open(&location, Arc::clone(&ManualClock::at(1_000_000)) as _).await.unwrap();
         assert!(store.list_leases(&query_of(LEASE), true).await.unwrap().is_empty());
         assert!(store.list_resources(&query_of(RESOURCE)).await.unwrap().is_empty());

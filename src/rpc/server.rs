@@ -24,13 +24,14 @@ use super::tokens::{Tokens, TokensError};
 use super::traces::Traces;
 use crate::blueprint::Registry;
 use crate::blueprint::remote_host::{OverSsh, RemoteHost};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, HeardClock, SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
 use crate::host::Host;
 use crate::host::local::LocalHost;
 use crate::host::ssh::links::Links;
+use crate::store::{Location, Remote};
 
 /// The principal of the generated token.
 const LOCAL: &str = "local";
@@ -78,11 +79,17 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
     let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
-    let (links, clock) = (Arc::new(Links::open(&settings.data_dir.join("ssh")).await?), Arc::new(SystemClock));
-    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock) as _);
+    let links = Arc::new(Links::open(&settings.data_dir.join("ssh")).await?);
+    // Several daemons go by the clock of the database that they share.
+    let clock: SharedClock = if settings.database.starts_with("sqlite:") {
+        Arc::new(SystemClock)
+    } else {
+        HeardClock::at(SystemClock.now())
+    };
+    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock));
     let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
     kinds.push(Arc::new(boxes));
-    let engine = Engine::start(&of_engine(&settings)?, Registry::new(kinds), clock).await?;
+    let engine = Engine::start(&of_engine(&settings), Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
     let traces = Traces::start(&settings, &engine)?;
     let result = doors.serve(&engine, &links, ready, &shutdown).await;
@@ -94,20 +101,33 @@ async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutd
     result
 }
 
-fn of_engine(settings: &Settings) -> Result<engine::Settings> {
-    let path = settings.database.strip_prefix("sqlite:").ok_or_else(|| {
-        Error::invalid(format!("the database {:?} is not one this release has; use sqlite:PATH", settings.database))
-    })?;
-    Ok(engine::Settings {
-        database: PathBuf::from(path),
+/// Where a daemon with these settings keeps everything.
+#[must_use]
+pub fn location(settings: &Settings) -> Location {
+    if let Some(path) = settings.database.strip_prefix("sqlite:") {
+        return Location::Sqlite { path: PathBuf::from(path) };
+    }
+    // A worker holds a connection while it commits; calls share the others.
+    let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
+    let home = format!("{}:{}", machine(), settings.data_dir.display());
+    Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
+}
+
+fn of_engine(settings: &Settings) -> engine::Settings {
+    engine::Settings {
+        database: location(settings),
         workers: settings.workers,
         sweep: settings.sweep,
         retention: settings.retention,
         stock_blueprints: settings.stock_blueprints,
-        machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        machine: machine(),
         address: format!("unix:{}", settings.socket.display()),
         shares: settings.owners.clone(),
-    })
+    }
+}
+
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// All ways in, open but not yet answered.

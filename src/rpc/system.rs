@@ -40,7 +40,7 @@ impl SystemService for SystemRpc {
         Ok(Response::new(GetServerInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_versions: vec!["drydock.v1".to_owned()],
-            features: vec!["sqlite".to_owned()],
+            features: vec!["sqlite".to_owned(), "postgres".to_owned()],
             server_time: Some(timestamp(self.engine.now())),
             daemon_id: self.engine.daemon_id().to_owned(),
             caller: Some(caller),

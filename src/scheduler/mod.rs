@@ -129,8 +129,8 @@ impl Scheduler {
             seats: Arc::new(Semaphore::new(SEATS)),
         });
         scheduler.spawn(bell::ring(Arc::clone(&scheduler.bell), scheduler.store.news(), scheduler.stop.clone()));
-        // On one file there is one daemon: whoever held a claim is dead.
-        let reaped = scheduler.store.reap(true).await?;
+        // On one file there is one daemon: whoever held a claim is dead. Among several it must have run out.
+        let reaped = scheduler.store.reap(!scheduler.store.is_shared()).await?;
         for subject in &reaped.poisoned {
             scheduler.steps.poisoned(subject).await?;
         }

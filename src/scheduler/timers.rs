@@ -35,7 +35,8 @@ async fn fire(scheduler: &Scheduler) -> Option<Micros> {
     }
 }
 
-/// Every 5 s or so, claims that nobody renews go back to the queue.
+/// Every 5 s or so, claims that nobody renews go back to the queue, and what other daemons made ready is seen though they did
+/// not tell.
 pub(super) async fn sweep(scheduler: Arc<Scheduler>) {
     let clock = Arc::clone(scheduler.store.clock());
     loop {
@@ -44,6 +45,7 @@ pub(super) async fn sweep(scheduler: Arc<Scheduler>) {
             () = clock.sleep_until(clock.now() + micros(pause)) => {}
             () = scheduler.stop.cancelled() => return,
         }
+        scheduler.store.look_around();
         if let Err(error) = round(&scheduler).await {
             tracing::error!(error = %crate::error::report(&error), "the sweep failed; trying again");
         }

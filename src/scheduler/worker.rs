@@ -135,9 +135,9 @@ pub(super) async fn see_to(scheduler: Arc<Scheduler>, claim: Claim, root: LeaseI
     }
 }
 
-/// After a scan that failed; whoever scanned does it again.
+/// After a scan or a commit that failed; it is done again.
 async fn pause(scheduler: &Scheduler, error: &Error) {
-    tracing::error!(error = %report(error), "cannot claim a task; trying again in 1 s");
+    tracing::error!(error = %report(error), "the database does not do it; trying again in 1 s");
     let clock = scheduler.store.clock();
     tokio::select! {
         () = clock.sleep_until(clock.now() + 1_000_000) => {}
@@ -160,6 +160,10 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
             let outcome = AssertUnwindSafe(scheduler.steps.step(held, scope(), lost.clone())).catch_unwind().await;
             match outcome {
                 Ok(Err(error)) if error.reason == Reason::EtagMismatch => {}
+                // The server is away; as long as the claim is ours, its step can still be written.
+                Ok(Err(error)) if error.reason == Reason::StoreUnavailable && scheduler.store.is_shared() => {
+                    pause(scheduler, &error).await;
+                }
                 Ok(outcome) => return outcome,
                 Err(panic) => {
                     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

@@ -1,6 +1,5 @@
 //! Blueprints in the store.
 
-use super::leases::stale;
 use super::row::{Columns, Row, json, map};
 use super::statement::{Statement, sql};
 use super::{Store, Tx};
@@ -94,7 +93,7 @@ impl Tx {
         )
         .bind(after.id.to_string())
         .bind(version);
-        if self.execute(statement).await? == 0 { Err(stale(after.id.as_str())) } else { Ok(()) }
+        if self.execute(statement).await? == 0 { Err(self.stale(after.id.as_str())) } else { Ok(()) }
     }
 
     /// Takes a blueprint away.

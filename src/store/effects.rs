@@ -33,13 +33,16 @@ impl Store {
                     return Ok(Some(if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None }));
                 }
                 let statement = sql(
-                    "INSERT INTO effect (subject, name, state, request, outcome, time) VALUES ($1, $2, 'BEGUN', $3, 'null', $4)",
+                    "INSERT INTO effect (subject, name, state, request, outcome, time) VALUES ($1, $2, 'BEGUN', $3, 'null', $4) \
+                     ON CONFLICT (subject, name) DO NOTHING",
                 )
                 .bind(resource)
                 .bind(name)
                 .bind(request)
                 .bind(tx.now());
-                tx.execute(statement).await?;
+                if tx.execute(statement).await? == 0 {
+                    return Err(tx.overtaken("the same effect has just been begun elsewhere".to_owned()));
+                }
                 Ok(None)
             })
         })

@@ -144,6 +144,7 @@ impl Tx {
 
     /// Leases on a resource that are not DESTROYED.
     pub async fn leases_on(&mut self, resource: &ResourceId) -> Result<Vec<Lease>> {
+        self.lock_resource(resource).await?;
         let statement = sql(
             "SELECT * FROM lease WHERE resource_id = $1 AND state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN') ORDER BY id",
         )
@@ -210,6 +211,7 @@ impl Tx {
                 format!("the lease {} cannot go from {} to {}", after.id, before.state.as_str(), after.state.as_str()),
             ));
         }
+        self.lock_tree(&after.root_id).await?;
         let statement = bind_lease(
             sql(
                 "UPDATE lease SET state = $1, state_reason = $2, state_message = $3, facts = $4, resource_id = $5, epoch = $6, ttl = $7, \
@@ -222,7 +224,7 @@ impl Tx {
         .bind(after.id.to_string())
         .bind(before.version);
         if self.execute(statement).await? == 0 {
-            return Err(stale(after.id.as_str()));
+            return Err(self.stale(after.id.as_str()));
         }
         if moved {
             self.counts().served(after);
@@ -266,9 +268,4 @@ fn bind_lease(statement: Statement, lease: &Lease) -> Statement {
         .bind(lease.build_time)
         .bind(i64::from(lease.cleaned))
         .bind(lease.version)
-}
-
-/// Someone else wrote it since it was read.
-pub(super) fn stale(id: &str) -> Error {
-    Error::new(Reason::EtagMismatch, format!("{id} changed since it was read; read it again and decide again"))
 }

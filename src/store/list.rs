@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::row::{Columns, Row};
-use super::statement::{Value as Bound, composed, sql};
+use super::statement::{Dialect, Value as Bound, composed, sql};
 use crate::error::{Error, Reason, Result};
 use crate::model::filter::{Compare, Filter, Op, Value};
 use crate::model::{Blueprint, Event, Lease, Resource, Task};
@@ -33,6 +33,8 @@ enum Column {
 
 struct Listing<T> {
     table: &'static str,
+    /// How `PostgreSQL` says it, where it says it differently.
+    on_postgres: Option<&'static str>,
     columns: &'static [(&'static str, Column)],
     /// What pages are made of; unique.
     key: &'static str,
@@ -42,6 +44,7 @@ struct Listing<T> {
 
 const LEASES: Listing<Lease> = Listing {
     table: "lease",
+    on_postgres: None,
     columns: &[
         ("id", Column::Plain("id")),
         ("resource_type", Column::Plain("resource_type")),
@@ -68,6 +71,7 @@ const LEASES: Listing<Lease> = Listing {
 
 const RESOURCES: Listing<Resource> = Listing {
     table: "resource",
+    on_postgres: None,
     columns: &[
         ("id", Column::Plain("id")),
         ("name", Column::Plain("name")),
@@ -89,6 +93,7 @@ const RESOURCES: Listing<Resource> = Listing {
 
 const BLUEPRINTS: Listing<Blueprint> = Listing {
     table: "blueprint",
+    on_postgres: None,
     columns: &[
         ("id", Column::Plain("id")),
         ("name", Column::Plain("name")),
@@ -106,6 +111,9 @@ const BLUEPRINTS: Listing<Blueprint> = Listing {
 
 const TASKS: Listing<Task> = Listing {
     table: "(SELECT *, (SELECT group_concat(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task) AS task",
+    on_postgres: Some(
+        "(SELECT *, (SELECT string_agg(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task) AS task",
+    ),
     columns: &[
         ("id", Column::Plain("id")),
         ("subject_id", Column::Plain("subject")),
@@ -122,6 +130,7 @@ const TASKS: Listing<Task> = Listing {
 
 const EVENTS: Listing<Event> = Listing {
     table: "event",
+    on_postgres: None,
     columns: &[
         ("id", Column::Plain("id")),
         ("time", Column::Plain("time")),
@@ -168,6 +177,7 @@ impl Store {
         sql(
             "SELECT *, (SELECT group_concat(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task WHERE id = $1",
         )
+        .on_postgres("SELECT *, (SELECT string_agg(on_id, ' ') FROM wait WHERE task_id = task.id) AS waits FROM task WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(self.readers()).await?
         .as_ref()
@@ -178,6 +188,10 @@ impl Store {
     async fn list<T>(&self, listing: &Listing<T>, query: &ListQuery, extra: Option<&str>) -> Result<Vec<T>> {
         let mut conditions: Vec<String> = extra.into_iter().map(str::to_owned).collect();
         let mut arguments = Arguments::default();
+        let dialect = self.readers().dialect();
+        if listing.table == "event" && dialect == Dialect::Postgres {
+            conditions.push(format!("seq < {}", super::events::HORIZON));
+        }
         if let Some(owner) = &query.owner {
             let place = arguments.bind(owner.clone());
             conditions.push(format!("owner = {place}"));
@@ -198,13 +212,14 @@ impl Store {
             conditions.push(format!("{} {sign} {place}", listing.key));
         }
         for compare in query.filter.iter().flat_map(Filter::comparisons) {
-            conditions.push(condition(listing.columns, compare, &mut arguments)?);
+            conditions.push(condition(listing.columns, dialect, compare, &mut arguments)?);
         }
         let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
         let order = if listing.newest_first { " DESC" } else { "" };
         let limit = query.limit.saturating_add(1);
         // Only names from the tables above are written into the text; every value is bound.
-        let text = format!("SELECT * FROM {}{filter} ORDER BY {}{order} LIMIT {limit}", listing.table, listing.key);
+        let table = listing.on_postgres.filter(|_| dialect == Dialect::Postgres).unwrap_or(listing.table);
+        let text = format!("SELECT * FROM {table}{filter} ORDER BY {}{order} LIMIT {limit}", listing.key);
         composed(text, arguments.all).search(self.readers()).await?.iter().map(listing.decode).collect()
     }
 }
@@ -222,13 +237,22 @@ impl Arguments {
     }
 }
 
-fn condition(columns: &[(&'static str, Column)], compare: &Compare, arguments: &mut Arguments) -> Result<String> {
+fn condition(
+    columns: &[(&'static str, Column)],
+    dialect: Dialect,
+    compare: &Compare,
+    arguments: &mut Arguments,
+) -> Result<String> {
     let name = compare.field.name;
     let Some((_, column)) = columns.iter().find(|(field, _)| *field == name) else {
         return Err(Error::new(Reason::Internal, format!("the field {name:?} has no column")));
     };
     let left = match (column, &compare.key) {
         (Column::Plain(column), _) => (*column).to_owned(),
+        (Column::Json(column), key) if dialect == Dialect::Postgres => {
+            let place = arguments.bind(key.clone().unwrap_or_default());
+            format!("coalesce({column}::json ->> {place}, '')")
+        }
         (Column::Json(column), key) => {
             let key = key.as_deref().unwrap_or_default().replace('\\', "\\\\").replace('"', "\\\"");
             let place = arguments.bind(format!("$.\"{key}\""));

@@ -1,16 +1,18 @@
 //! Durable state: the only place with SQL.
 //!
-//! One [`Store`], two engines behind it: `SQLite` (one daemon per file, one writer that groups commits) and, later,
-//! `PostgreSQL`. Every change goes through [`Store::write`]: a closure over a [`Tx`] that runs in one transaction, may be
+//! One [`Store`], two engines behind it: `SQLite` (one daemon per file, one writer that groups commits) and `PostgreSQL` (any
+//! number of daemons on one database, each with some connections that write at the same time). Every change goes through [`Store::write`]: a closure over a [`Tx`] that runs in one transaction, may be
 //! run again when the transaction has to be repeated, and therefore touches nothing but the transaction. What the
 //! transaction woke and told is announced after its commit, never before.
 //!
 //! Statements are literal and written once where both databases understand them: `$1` parameters, TEXT and BIGINT columns,
 //! JSON in TEXT, `ON CONFLICT`, `RETURNING`. An engine is what runs a `statement::Statement`: a `tx::Session` for
 //! writing, and readers. `sqlite` is one: writes run on the writer's own thread and short reads on the caller's, so that a
-//! statement costs what it does, not two hops between threads.
+//! statement costs what it does, not two hops between threads. `postgres` is the other; what its transactions must hold against
+//! each other is in `locks`.
 
 mod blueprints;
+mod copy;
 mod count;
 mod effects;
 mod events;
@@ -18,9 +20,12 @@ mod gauges;
 mod idle;
 mod leases;
 mod list;
+mod locks;
 mod open;
 mod pool;
+mod postgres;
 mod queue;
+mod readers;
 mod records;
 mod registered;
 mod resources;
@@ -43,6 +48,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::DropGuard;
 
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
@@ -52,6 +58,7 @@ use crate::model::id::LeaseId;
 
 pub use idle::IdleWorker;
 pub use list::{ListQuery, PageOf};
+pub use postgres::Remote;
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
@@ -62,9 +69,14 @@ pub use waits_for::Held;
 
 /// Where a store is opened.
 #[derive(Debug, Clone)]
-pub struct Location {
-    /// The `SQLite` file; its folder must exist.
-    pub path: PathBuf,
+pub enum Location {
+    /// A file of one daemon.
+    Sqlite {
+        /// Its folder must exist.
+        path: PathBuf,
+    },
+    /// A database that several daemons share.
+    Postgres(postgres::Remote),
 }
 
 /// What a commit set in motion; told to whoever subscribed, after it is durable.
@@ -89,8 +101,8 @@ pub struct Store {
 }
 
 struct Inner {
-    readers: Arc<sqlite::Readers>,
-    writer: mpsc::Sender<Box<dyn writer::Operation>>,
+    readers: readers::Readers,
+    writer: Writer,
     news: broadcast::Sender<Arc<News>>,
     idle: Arc<idle::Idle>,
     along: OnceLock<Arc<dyn Along>>,
@@ -100,8 +112,14 @@ struct Inner {
     /// Operations handed to the writer so far.
     operations: AtomicU64,
     metrics: Arc<Metrics>,
-    /// Held as long as the store is: one daemon per file.
-    _lock: std::fs::File,
+}
+
+/// Who runs what writes.
+enum Writer {
+    /// The one thread, and the lock on the file, held as long as the store is.
+    Sqlite { thread: mpsc::Sender<Box<dyn writer::Operation>>, _lock: std::fs::File },
+    /// Tasks beside it end with the store.
+    Postgres { writer: Arc<postgres::Writer>, home: Arc<str>, _tasks: DropGuard },
 }
 
 impl Store {
@@ -118,7 +136,10 @@ impl Store {
         let (operation, answer) = writer::operation(work);
         let gone = || Error::new(Reason::StoreUnavailable, "the database's writer has stopped; restart the daemon");
         self.inner.operations.fetch_add(1, Ordering::Relaxed);
-        self.inner.writer.send(operation).await.map_err(|_| gone())?;
+        match &self.inner.writer {
+            Writer::Sqlite { thread, .. } => thread.send(operation).await.map_err(|_| gone())?,
+            Writer::Postgres { writer, .. } => writer.begin(operation),
+        }
         let answer = answer.await.map_err(|_| gone())?;
         if answer.as_ref().is_err_and(|error| matches!(error.reason, Reason::StoreUnavailable | Reason::NoSpace)) {
             self.metrics().not_committed();
@@ -156,7 +177,29 @@ impl Store {
         &self.inner.metrics
     }
 
-    fn readers(&self) -> &Arc<sqlite::Readers> {
+    /// Whether there may be other daemons on this database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.inner.writer, Writer::Postgres { .. })
+    }
+
+    /// This daemon's machine and data folder, when there may be other daemons.
+    #[must_use]
+    pub fn home(&self) -> Option<&str> {
+        match &self.inner.writer {
+            Writer::Sqlite { .. } => None,
+            Writer::Postgres { home, .. } => Some(home),
+        }
+    }
+
+    /// Looks what other daemons have done that we were not told: for the sweep.
+    pub fn look_around(&self) {
+        if let Writer::Postgres { writer, .. } = &self.inner.writer {
+            writer.look_around();
+        }
+    }
+
+    fn readers(&self) -> &readers::Readers {
         &self.inner.readers
     }
 }

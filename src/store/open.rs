@@ -1,5 +1,6 @@
 //! Opening: the file's lock, migrations, the writer and the readers.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::atomic::AtomicU64;
@@ -11,8 +12,10 @@ use sqlx::{ConnectOptions, Connection as _, SqlSafeStr};
 use tokio::sync::broadcast;
 
 use super::idle::Idle;
-use super::sqlite::{Connection, Readers};
-use super::{Inner, Location, Store, writer};
+use super::readers::Readers;
+use super::sqlite::Connection;
+use super::statement::Dialect;
+use super::{Inner, Location, Store, Writer, postgres, sqlite, writer};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 
@@ -25,38 +28,90 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "outlook", include_str!("migrations/0005_outlook.sql")),
 ];
 
+/// What `PostgreSQL` alone has, after those.
+const ON_POSTGRES: &[(i64, &str, &str)] =
+    &[(1001, "many daemons", include_str!("migrations/postgres/1001_many_daemons.sql"))];
+
 impl Store {
-    /// Opens the database, made when missing, and brings it to this version.
+    /// Opens the database, a file being made when missing, and brings it to this version.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` when another daemon has the file or when it is newer than this binary; `STORE_UNAVAILABLE`.
+    /// `INVALID_ARGUMENT` when another daemon has the file, when the database is newer than this binary, or when a server lets
+    /// us in nowhere; `STORE_UNAVAILABLE`.
     pub async fn open(location: &Location, clock: SharedClock) -> Result<Self> {
-        let lock = lock(location)?;
-        migrate(&location.path).await?;
         let statements = Arc::new(AtomicU64::new(0));
-        let connection = Connection::writer(&location.path, Arc::clone(&statements))?;
-        let readers = Arc::new(Readers::new(location.path.clone(), Arc::clone(&statements)));
         let (news, _) = broadcast::channel(4096);
         let idle = Arc::new(Idle::default());
         let metrics = Arc::new(crate::metrics::Metrics::new());
-        let writer =
-            writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle), Arc::clone(&metrics))?;
+        let (readers, writer) = match location {
+            Location::Sqlite { path } => {
+                let lock = lock(path)?;
+                migrate(path).await?;
+                let connection = Connection::writer(path, Arc::clone(&statements))?;
+                let readers = Readers::Sqlite(Arc::new(sqlite::Readers::new(path.clone(), Arc::clone(&statements))));
+                let counted = Arc::clone(&metrics);
+                let writer =
+                    writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle), counted)?;
+                (readers, Writer::Sqlite { thread: writer, _lock: lock })
+            }
+            Location::Postgres(remote) => {
+                let home: Arc<str> = remote.home.as_str().into();
+                let shared = postgres::Shared {
+                    clock: clock.clone(),
+                    news: news.clone(),
+                    idle: Arc::clone(&idle),
+                    count: Arc::clone(&statements),
+                    metrics: Arc::clone(&metrics),
+                };
+                let (readers, writer, tasks) = postgres::open(remote, shared).await?;
+                (Readers::Postgres(readers), Writer::Postgres { writer, home: Arc::clone(&home), _tasks: tasks })
+            }
+        };
         let operations = AtomicU64::new(0);
         let along = OnceLock::new();
         Ok(Self {
-            inner: Arc::new(Inner {
-                readers,
-                writer,
-                news,
-                idle,
-                along,
-                clock,
-                statements,
-                operations,
-                metrics,
-                _lock: lock,
-            }),
+            inner: Arc::new(Inner { readers, writer, news, idle, along, clock, statements, operations, metrics }),
         })
+    }
+}
+
+/// The migrations of an engine.
+pub(super) fn migrator(dialect: Dialect) -> Migrator {
+    let of_both = MIGRATIONS.iter().map(|(version, name, sql)| match dialect {
+        Dialect::Sqlite => (*version, *name, Cow::Borrowed(*sql)),
+        Dialect::Postgres => (*version, *name, Cow::Owned(for_postgres(sql))),
+    });
+    let own = ON_POSTGRES.iter().filter(|_| dialect == Dialect::Postgres);
+    let all = of_both.chain(own.map(|(version, name, sql)| (*version, *name, Cow::Borrowed(*sql))));
+    let migrations = all.map(|(version, name, sql)| {
+        let sql = match sql {
+            Cow::Borrowed(text) => text.into_sql_str(),
+            Cow::Owned(text) => sqlx::AssertSqlSafe(text).into_sql_str(),
+        };
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+/// Two words differ. Text sorts by its bytes, as in `SQLite`, whatever the language of the database; numbers of events are
+/// given out by what inserts them.
+fn for_postgres(sql: &str) -> String {
+    sql.replace("INTEGER PRIMARY KEY AUTOINCREMENT", "BIGINT PRIMARY KEY")
+        .replace(" TEXT", " TEXT COLLATE \"C\"")
+        .replace("JSON in TEXT COLLATE \"C\"", "JSON in TEXT")
+}
+
+/// Why a database could not be brought to this version.
+pub(super) fn not_migrated(which: &str, error: MigrateError) -> Error {
+    match error {
+        MigrateError::VersionMissing(version) => Error::invalid(format!(
+            "the database {which} is newer than this binary (it has migration {version}); use a newer drydock, or another database"
+        )),
+        MigrateError::VersionMismatch(version) => Error::invalid(format!(
+            "the database {which} was made by another line of drydock (migration {version} differs); use that one, or another database"
+        )),
+        error => Error::new(Reason::StoreUnavailable, format!("cannot bring the database {which} to this version"))
+            .because(error),
     }
 }
 
@@ -73,15 +128,15 @@ fn unreadable(path: &str, error: sqlx::Error) -> Error {
 }
 
 /// One daemon per file: the lock goes with the process, however it dies.
-fn lock(location: &Location) -> Result<std::fs::File> {
-    let path = location.path.with_extension("lock");
+pub(super) fn lock(database: &Path) -> Result<std::fs::File> {
+    let path = database.with_extension("lock");
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|error| {
         Error::new(Reason::StoreUnavailable, format!("cannot open the lock file {}", path.display())).because(error)
     })?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         Error::invalid(format!(
             "another daemon has the database {}; stop it, or choose another data folder with --data-dir",
-            location.path.display()
+            database.display()
         ))
         .because(error)
     })?;
@@ -89,7 +144,7 @@ fn lock(location: &Location) -> Result<std::fs::File> {
 }
 
 /// On a connection of its own, since the migrator is the same for all databases.
-async fn migrate(path: &Path) -> Result<()> {
+pub(super) async fn migrate(path: &Path) -> Result<()> {
     sqlx::any::install_default_drivers();
     let path = path.to_str().ok_or_else(|| {
         Error::invalid(format!("the database's path {} is not UTF-8; choose another", path.display()))
@@ -100,31 +155,10 @@ async fn migrate(path: &Path) -> Result<()> {
     let mut connection = options.connect().await.map_err(unreadable)?;
     let durable = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000";
     sqlx::raw_sql(durable).execute(&mut connection).await.map_err(unreadable)?;
-    let migrations = MIGRATIONS
-        .iter()
-        .map(|(version, name, sql)| {
-            Migration::new(
-                *version,
-                (*name).into(),
-                MigrationType::Simple,
-                sqlx::AssertSqlSafe(*sql).into_sql_str(),
-                false,
-            )
-        })
-        .collect();
-    let outcome = Migrator::with_migrations(migrations).run_direct(None, &mut connection, false).await;
+    let outcome = migrator(Dialect::Sqlite).run_direct(None, &mut connection, false).await;
     let closed = connection.close().await;
     match outcome {
         Ok(()) => closed.map_err(unreadable),
-        Err(MigrateError::VersionMissing(version)) => Err(Error::invalid(format!(
-            "the database {path} is newer than this binary (it has migration {version}); use a newer drydock, or another data folder"
-        ))),
-        Err(MigrateError::VersionMismatch(version)) => Err(Error::invalid(format!(
-            "the database {path} was made by another line of drydock (migration {version} differs); use that one, or another data folder"
-        ))),
-        Err(error) => {
-            Err(Error::new(Reason::StoreUnavailable, format!("cannot bring the database {path} to this version"))
-                .because(error))
-        }
+        Err(error) => Err(not_migrated(path, error)),
     }
 }

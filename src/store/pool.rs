@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::Tx;
 use super::row::{Columns, Row};
 use super::statement::{composed, sql};
+use super::step::pool_of;
 use crate::clock::Micros;
 use crate::error::Result;
 use crate::model::Lease;
@@ -17,6 +18,8 @@ const AHEAD: i64 = 256;
 const BLUEPRINTS: &str = "SELECT * FROM blueprint WHERE resource_type = $1 ORDER BY name";
 const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
                           WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
+const CANDIDATES_ON_POSTGRES: &str = "SELECT r.*, (SELECT string_agg(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
+     WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
 const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
                      AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
@@ -44,16 +47,17 @@ fn built(rows: &[Row]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
 }
 
 impl Tx {
-    /// What could serve this lease, as of now.
+    /// What could serve this lease, as of now and until the commit.
     pub async fn pool_view(&mut self, lease: &Lease) -> Result<PoolView> {
         self.view_of(&lease.spec.resource_type, lease.ord, lease.id.as_str()).await
     }
 
     /// What there is of a type, and who queues for it before this place in the queue.
     pub async fn view_of(&mut self, resource_type: &str, ord: Micros, id: &str) -> Result<PoolView> {
+        self.lock_pool(&pool_of(resource_type)).await?;
         let of = || resource_type.to_owned();
         let blueprints = self.fetch(sql(BLUEPRINTS).bind(of())).await?;
-        let candidates = self.fetch(sql(CANDIDATES).bind(of())).await?;
+        let candidates = self.fetch(sql(CANDIDATES).on_postgres(CANDIDATES_ON_POSTGRES).bind(of())).await?;
         let limited = self.fetch(sql(BUILT).bind(of())).await?;
         let queue = sql(QUEUE).bind(of()).bind(ord).bind(id.to_owned()).bind(AHEAD);
         let ahead = self.fetch(queue).await?;

@@ -96,6 +96,36 @@ pub(super) fn task(row: &Row) -> Result<Task> {
     })
 }
 
+/// A claim among several daemons: what a rival is about to claim is left to it. Materialised, since the planner may else run
+/// the choice more than once.
+macro_rules! claim_on_postgres {
+    ($with:literal, $choice:literal) => {
+        concat!(
+            $with,
+            " best AS MATERIALIZED (",
+            $choice,
+            ") UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 \
+             FROM best WHERE task.id = best.id RETURNING task.*"
+        )
+    };
+}
+
+/// The best waiter of a pool, among several daemons. One that is locked is about to run, and looks at the pool after us.
+macro_rules! wake_best_on_postgres {
+    ($from:literal, $behind:literal) => {
+        concat!(
+            "WITH best AS MATERIALIZED (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id",
+            $from,
+            " WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL ",
+            $behind,
+            " ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) \
+             UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END FROM best WHERE task.id = best.id \
+             RETURNING task.state, task.root_id"
+        )
+    };
+}
+
 impl Store {
     /// Claims the best ready task, if there is one.
     pub async fn claim(&self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
@@ -157,6 +187,23 @@ impl Store {
         .await
     }
 
+    /// Hands a claim over to the daemon of this home: from now on nobody else takes a step of its task.
+    pub async fn hand_over(&self, claim: &Claim, home: &str) -> Result<()> {
+        let (claim, home) = (claim.clone(), home.to_owned());
+        self.write(move |tx| {
+            let (claim, home) = (claim.clone(), home.clone());
+            Box::pin(async move {
+                let task = sql("UPDATE task SET home = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3")
+                    .bind(home)
+                    .bind(claim.task.to_string())
+                    .bind(claim.attempt);
+                tx.execute(task).await?;
+                tx.hand_back(&claim).await
+            })
+        })
+        .await
+    }
+
     /// Whether a claim has run out without being renewed.
     pub async fn has_lapsed_claims(&self) -> Result<bool> {
         let row = sql("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
@@ -203,9 +250,14 @@ impl Tx {
         Ok(())
     }
 
-    /// The subject of the task that a claim of any would get.
+    /// The subject of the task that a claim of any would get, if nobody else takes it.
     pub(super) async fn first_ready(&mut self) -> Result<Option<Subject>> {
-        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1");
+        let home = self.session.home();
+        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1")
+            .on_postgres(
+                "SELECT subject FROM task WHERE state = 'READY' AND (home IS NULL OR home = $1) ORDER BY band, ord, depth DESC, id LIMIT 1",
+            )
+            .bind(home);
         self.fetch_one(first).await?.map(|row| subject(&Columns(&row).text("subject")?)).transpose()
     }
 
@@ -216,7 +268,12 @@ impl Tx {
             Scope::Any => sql(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                  (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
-            ),
+            )
+            .on_postgres(claim_on_postgres!(
+                "WITH",
+                "SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) \
+                 ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED"
+            )),
             // The tree of this root, and whatever that tree waits for, however far away.
             Scope::Root(_) => sql(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
@@ -224,12 +281,19 @@ impl Tx {
                  UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \
                  SELECT t.id FROM near JOIN task t ON t.id = near.id WHERE t.state = 'READY' ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) \
                  RETURNING *",
-            ),
+            )
+            .on_postgres(claim_on_postgres!(
+                "WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
+                 UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id),",
+                "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state = 'READY' AND (t.home IS NULL OR t.home = $4) \
+                 ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED"
+            )),
         };
         let mut statement = statement.bind(worker.to_owned()).bind(until);
         if let Scope::Root(root) = scope {
             statement = statement.bind(root.to_string());
         }
+        let statement = statement.bind(self.session.home());
         self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
     }
 
@@ -286,6 +350,7 @@ impl Tx {
     /// Wakes the best waiter of a pool and hands it the baton; `behind` skips all up to and including that task's place, so that a
     /// baton only ever goes down the queue and its journey ends.
     pub async fn wake_pool(&mut self, pool: &str, behind: Option<&TaskId>) -> Result<()> {
+        self.lock_pool(pool).await?;
         let statement = match behind {
             None => sql(
                 "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
@@ -293,6 +358,7 @@ impl Tx {
                  (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') \
                  AND t.baton IS NULL ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
             )
+            .on_postgres(wake_best_on_postgres!("", ""))
             .bind(pool.to_owned()),
             Some(task) => sql(
                 "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
@@ -302,6 +368,10 @@ impl Tx {
                  AND (t.band, t.ord, -t.depth, t.id) > (b.band, b.ord, -b.depth, b.id) \
                  ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
             )
+            .on_postgres(wake_best_on_postgres!(
+                ", (SELECT band, ord, depth, id FROM task WHERE id = $2) b",
+                "AND (t.band, t.ord, -t.depth, t.id) > (b.band, b.ord, -b.depth, b.id)"
+            ))
             .bind(pool.to_owned())
             .bind(task.to_string()),
         };
@@ -333,6 +403,11 @@ impl Tx {
         let now = self.now();
         let statement = sql(
             "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id",
+        )
+        .on_postgres(
+            "WITH due AS MATERIALIZED (SELECT id FROM task WHERE state = 'PARKED' AND run_at <= $1 ORDER BY id FOR UPDATE SKIP LOCKED) \
+             UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL FROM due WHERE task.id = due.id \
+             RETURNING task.state, task.root_id",
         )
         .bind(now);
         self.counts().wakes_are(Wake::Timer);

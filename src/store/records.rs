@@ -22,6 +22,9 @@ pub struct Request {
 /// How long an answer is kept, microseconds: 24 h.
 const KEPT: Micros = 86_400_000_000;
 
+/// A daemon that was not seen for so long, microseconds, is taken off the record: 10 min.
+const FORGOTTEN: Micros = 600_000_000;
+
 /// A daemon on this database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
@@ -58,15 +61,21 @@ impl Tx {
     pub async fn remember(&mut self, request: &Request, object: &str) -> Result<()> {
         let statement = sql(
             "INSERT INTO request (principal, method, request_id, body, object, expire_time) VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT (principal, method, request_id) DO UPDATE SET body = excluded.body, object = excluded.object, expire_time = excluded.expire_time",
+             ON CONFLICT (principal, method, request_id) DO UPDATE SET body = excluded.body, object = excluded.object, expire_time = excluded.expire_time \
+             WHERE request.expire_time <= $7",
         )
         .bind(request.principal.clone())
         .bind(request.method.clone())
         .bind(request.request_id.clone())
         .bind(request.body.clone())
         .bind(object.to_owned())
-        .bind(self.now() + KEPT);
-        self.execute(statement).await.map(|_| ())
+        .bind(self.now() + KEPT)
+        .bind(self.now());
+        if self.execute(statement).await? == 0 {
+            // The same request is being served elsewhere: seen in the next run.
+            return Err(self.overtaken(format!("the request {:?} is being served", request.request_id)));
+        }
+        Ok(())
     }
 }
 
@@ -105,13 +114,16 @@ impl Store {
         same_body(request, row.as_ref())
     }
 
-    /// Writes that a daemon lives; on one file there is only one, so others are gone.
+    /// Writes that a daemon lives. On one file there is only one, so others are gone; among several those go that were not
+    /// seen for long.
     pub async fn daemon_lives(&self, daemon: &Daemon) -> Result<()> {
-        let daemon = daemon.clone();
+        let (daemon, forgotten) = (daemon.clone(), if self.is_shared() { FORGOTTEN } else { Micros::MIN });
         self.write(move |tx| {
             let daemon = daemon.clone();
             Box::pin(async move {
-                tx.execute(sql("DELETE FROM daemon WHERE id <> $1").bind(daemon.id.clone())).await?;
+                let before = tx.now().saturating_sub(forgotten);
+                let others = sql("DELETE FROM daemon WHERE id <> $1 AND seen_time < $2");
+                tx.execute(others.bind(daemon.id.clone()).bind(before)).await?;
                 let statement = sql(
                     "INSERT INTO daemon (id, version, machine, address, start_time, seen_time, draining) VALUES ($1, $2, $3, $4, $5, $6, $7) \
                      ON CONFLICT (id) DO UPDATE SET seen_time = excluded.seen_time, draining = excluded.draining",

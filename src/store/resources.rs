@@ -1,6 +1,5 @@
 //! Resources in the store.
 
-use super::leases::stale;
 use super::row::{Columns, Row, map};
 use super::statement::{Statement, sql};
 use super::{Store, Tx};
@@ -113,6 +112,7 @@ impl Tx {
 
     /// Live resources of a blueprint: not DESTROYED.
     pub async fn resources_of(&mut self, blueprint: &BlueprintId) -> Result<Vec<Resource>> {
+        self.lock_pool_of(blueprint).await?;
         let statement = sql("SELECT * FROM resource WHERE blueprint_id = $1 AND state <> 'DESTROYED' ORDER BY id")
             .bind(blueprint.to_string());
         self.fetch(statement).await?.iter().map(resource).collect()
@@ -175,6 +175,9 @@ impl Tx {
                 ),
             ));
         }
+        if let Some(root) = &after.root_id {
+            self.lock_tree(root).await?;
+        }
         let statement = bind_resource(
             sql(
                 "UPDATE resource SET state = $1, state_reason = $2, state_message = $3, facts = $4, drain_comment = $5, drain_actor = $6, \
@@ -186,7 +189,7 @@ impl Tx {
         .bind(after.id.to_string())
         .bind(before.version);
         if self.execute(statement).await? == 0 {
-            return Err(stale(after.id.as_str()));
+            return Err(self.stale(after.id.as_str()));
         }
         if moved {
             self.counts().built(after);

@@ -41,6 +41,15 @@ impl Row {
         names.iter().map(|name| Box::from(*name)).collect()
     }
 
+    /// Names of columns, in their order.
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(Box::as_ref)
+    }
+
+    pub(super) fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
     pub(super) fn new(names: Arc<[Box<str>]>, cells: Vec<Cell>) -> Self {
         Self { names, cells }
     }

@@ -121,7 +121,7 @@ mod tests {
     async fn what_is_read_for_estimates_and_metrics_is_found_by_an_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drydock.db");
-        let store = Store::open(&Location { path: path.clone() }, ManualClock::at(7)).await.unwrap();
+        let store = Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(7)).await.unwrap();
         let connection = rusqlite::Connection::open(&path).unwrap();
         let estimates = [LATELY, HOLDERS, BUILT_FOR, WAITERS, WORKER, FAILED];
         let metrics = [gauges::LEASES, gauges::RESOURCES, gauges::QUEUES, gauges::TASKS, gauges::LEAKED];

@@ -30,7 +30,12 @@ impl Tx {
 
     /// A lease with this tag, its head start aside, is served.
     pub async fn served(&mut self, start: Micros) -> Result<()> {
-        let statement = sql("UPDATE share SET vtime = $1 WHERE owner = $2 AND vtime < $1").bind(start).bind(QUEUE);
+        // Among several daemons it is left out when another one is at it: nobody waits for it who holds a pool.
+        let statement = sql("UPDATE share SET vtime = $1 WHERE owner = $2 AND vtime < $1").on_postgres(
+            "UPDATE share SET vtime = $1 WHERE owner IN \
+             (SELECT owner FROM share WHERE owner = $2 AND vtime < $1 FOR UPDATE SKIP LOCKED)",
+        );
+        let statement = statement.bind(start).bind(QUEUE);
         self.execute(statement).await.map(|_| ())
     }
 

@@ -12,8 +12,9 @@ use rusqlite::{ErrorCode, OpenFlags, ToSql};
 use tokio::sync::Semaphore;
 
 use super::row::{Cell, Row};
-use super::statement::{Answer, Statement, Value};
+use super::statement::{Answer, Dialect, Statement, Value, sql};
 use super::tx::Session;
+use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
@@ -82,8 +83,25 @@ impl Connection {
 
 #[async_trait]
 impl Session for Connection {
+    async fn begin(&mut self) -> Result<Option<Micros>> {
+        self.run(sql("BEGIN IMMEDIATE")).await.map(|_| None)
+    }
+
     async fn run(&mut self, statement: Statement) -> Result<Answer> {
         self.answer(&statement).map_err(failed)
+    }
+
+    async fn commit(&mut self) -> Result<()> {
+        self.run(sql("COMMIT")).await.map(drop)
+    }
+
+    async fn rollback(&mut self) {
+        // It may have rolled back by itself already (a full disk): then this fails, and that is fine.
+        let _ = self.run(sql("ROLLBACK")).await;
+    }
+
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
     }
 }
 
@@ -195,7 +213,7 @@ mod tests {
     async fn what_is_asked_for_often_is_found_by_an_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drydock.db");
-        let store = Store::open(&Location { path: path.clone() }, ManualClock::at(0)).await.unwrap();
+        let store = Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(0)).await.unwrap();
         assert_eq!(plan(&path, registered::REGISTERED), "SCAN resource USING INDEX resource_registered\n");
         assert_eq!(plan(&path, leases::ACTIVE_OF), "SEARCH lease USING INDEX lease_active (owner=?)\n");
         let span = plan(&path, events::SPAN);

@@ -1,10 +1,9 @@
 //! A statement with its parameters, and what it comes to: the same for every engine.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
+use super::readers::Readers;
 use super::row::Row;
-use super::sqlite::Readers;
 use crate::error::{Error, Reason, Result};
 
 /// What is bound to a parameter; `None` is NULL.
@@ -49,20 +48,40 @@ impl From<Option<String>> for Value {
 pub(super) struct Statement {
     /// Borrowed when it is written out in the source: then an engine keeps it prepared.
     pub(super) text: Cow<'static, str>,
+    /// How `PostgreSQL` says it, where it says it differently.
+    on_postgres: Option<&'static str>,
     pub(super) values: Vec<Value>,
 }
 
 /// A statement that is written out in the source.
 pub(super) fn sql(text: &'static str) -> Statement {
-    Statement { text: Cow::Borrowed(text), values: Vec::new() }
+    Statement { text: Cow::Borrowed(text), on_postgres: None, values: Vec::new() }
 }
 
 /// A statement that is put together, from names in the source alone: whatever a caller said is bound.
 pub(super) fn composed(text: String, values: Vec<Value>) -> Statement {
-    Statement { text: Cow::Owned(text), values }
+    Statement { text: Cow::Owned(text), on_postgres: None, values }
+}
+
+/// The two ways to say what they do not say alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
 }
 
 impl Statement {
+    /// Says it differently to `PostgreSQL`; the parameters are the same.
+    pub(super) fn on_postgres(mut self, text: &'static str) -> Self {
+        self.on_postgres = Some(text);
+        self
+    }
+
+    /// The text for `PostgreSQL`.
+    pub(super) fn for_postgres(&self) -> Cow<'static, str> {
+        self.on_postgres.map_or_else(|| self.text.clone(), Cow::Borrowed)
+    }
+
     /// Binds the next parameter.
     pub(super) fn bind(mut self, value: impl Into<Value>) -> Self {
         self.values.push(value.into());
@@ -85,7 +104,7 @@ impl Statement {
     }
 
     /// Reads what may take going through many rows.
-    pub(super) async fn search(self, readers: &Arc<Readers>) -> Result<Vec<Row>> {
+    pub(super) async fn search(self, readers: &Readers) -> Result<Vec<Row>> {
         Ok(readers.search(self).await?.rows)
     }
 }

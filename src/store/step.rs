@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use super::statement::sql;
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
-use crate::error::Result;
+use crate::error::{Error, Reason, Result};
 use crate::model::id::{LeaseId, Subject};
 use crate::model::{LeaseState, ResourceState};
 
@@ -140,15 +140,20 @@ impl Store {
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<(Next, Baton)>> + Send + Sync + 'static,
     {
         let (claim, tried) = (claim.clone(), Arc::clone(tried));
-        self.write(move |tx| {
+        let fence_lost = Arc::new(AtomicBool::new(false));
+        let was_lost = Arc::clone(&fence_lost);
+        let outcome = self.write(move |tx| {
             let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), Arc::clone(&work));
-            let (along, tried) = (along.clone(), Arc::clone(&tried));
+            let (along, tried, fence_lost) = (along.clone(), Arc::clone(&tried), Arc::clone(&fence_lost));
             Box::pin(async move {
                 let Some(carried) = tx.hold(&claim).await? else {
                     return Ok(Committed::FenceLost);
                 };
                 let (next, baton) = (*work)(tx).await?;
-                tx.settle(&claim, &next, carried, baton).await?;
+                if !tx.settle(&claim, &next, carried, baton).await? {
+                    fence_lost.store(true, Ordering::Relaxed);
+                    return Err(lost(&claim));
+                }
                 if let Some(along) = along.filter(|_| tx.has_ready()) {
                     tried.store(true, Ordering::Relaxed);
                     tx.take_steps_along(along.as_ref(), &claim.worker).await?;
@@ -158,8 +163,9 @@ impl Store {
                     None => Ok(Committed::Done(None)),
                 }
             })
-        })
-        .await
+        });
+        let outcome = outcome.await;
+        if was_lost.load(Ordering::Relaxed) { Ok(Committed::FenceLost) } else { outcome }
     }
 }
 
@@ -174,10 +180,21 @@ pub enum Baton {
     Keep,
 }
 
+/// The claim was lost between the look and the last write: all of the step must go.
+fn lost(claim: &Claim) -> Error {
+    Error::new(Reason::EtagMismatch, format!("the claim of {} was lost while its step was written", claim.task))
+}
+
 impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
+        if let Some(root) = &claim.root {
+            self.lock_tree(root).await?;
+        }
+        if let Subject::Resource(id) = &claim.subject {
+            self.lock_resource(id).await?;
+        }
         let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
             .bind(claim.attempt);
@@ -192,9 +209,20 @@ impl Tx {
                 break;
             }
             let Some(claim) = self.take(&Scope::Any, worker).await? else { break };
+            // Among several daemons it may be another task than the one that was looked at, or of a tree that is being changed.
+            let free = match &claim.root {
+                Some(root) => self.try_tree(root).await?,
+                None => true,
+            };
+            if claim.subject != subject || !free {
+                self.hand_back(&claim).await?;
+                break;
+            }
             let (next, baton) = along.step(self, &claim).await?;
             let carried = self.hold(&claim).await?.flatten();
-            self.settle(&claim, &next, carried, baton).await?;
+            if !self.settle(&claim, &next, carried, baton).await? {
+                return Err(lost(&claim));
+            }
             if !self.has_ready() {
                 break;
             }
@@ -211,17 +239,19 @@ impl Tx {
         Ok(claim)
     }
 
-    /// Ends a step: the task is parked, ready again or done, and the baton goes on.
-    async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<()> {
-        self.settle_task(claim, next).await?;
+    /// Ends a step: the task is parked, ready again or done, and the baton goes on. `false`, and all of the step must go, when
+    /// the claim was lost since the look at it.
+    async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<bool> {
+        let held = self.settle_task(claim, next).await?;
         match (&carried, baton) {
-            (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await,
-            (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await,
-            _ => Ok(()),
+            (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await?,
+            (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await?,
+            _ => {}
         }
+        Ok(held)
     }
 
-    async fn settle_task(&mut self, claim: &Claim, next: &Next) -> Result<()> {
+    async fn settle_task(&mut self, claim: &Claim, next: &Next) -> Result<bool> {
         let (waits, until, error) = match next {
             Next::Done => return self.finish(claim).await,
             Next::Again => (&[][..], None, None),
@@ -230,6 +260,9 @@ impl Tx {
         };
         let mut may_park = *next != Next::Again;
         for wait in waits {
+            if matches!(wait, Wait::Pool(_)) {
+                self.lock_pool(&wait.on()).await?;
+            }
             may_park &= !self.has_changed(wait).await?;
         }
         self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
@@ -248,7 +281,9 @@ impl Tx {
         .bind(error.cloned().unwrap_or_default())
         .bind(claim.task.to_string())
         .bind(claim.attempt);
-        for row in self.execute_returning(statement).await? {
+        let rows = self.execute_returning(statement).await?;
+        let held = !rows.is_empty();
+        for row in rows {
             let columns = super::row::Columns(&row);
             if columns.text("state")? == "READY" {
                 self.tell_ready(claim.root.as_ref());
@@ -256,17 +291,18 @@ impl Tx {
                 self.tell_timer(at);
             }
         }
-        Ok(())
+        Ok(held)
     }
 
-    async fn finish(&mut self, claim: &Claim) -> Result<()> {
+    async fn finish(&mut self, claim: &Claim) -> Result<bool> {
         self.replace_waits(claim, &[]).await?;
         let statement = sql(
-            "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 AND attempt = $2",
+            "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
+             AND state = 'RUNNING' AND attempt = $2",
         )
         .bind(claim.task.to_string())
         .bind(claim.attempt);
-        self.execute(statement).await.map(|_| ())
+        Ok(self.execute(statement).await? == 1)
     }
 
     async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {
@@ -285,9 +321,16 @@ impl Tx {
     /// Whether what a task wants to wait for has changed since it looked: then it must not park.
     async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
         let (statement, seen) = match wait {
-            Wait::Lease(id, seen) => (sql("SELECT state FROM lease WHERE id = $1").bind(id.to_string()), seen.as_str()),
+            // Shared until the commit, so that its change finds this wait. When it is being changed, it has as good as changed.
+            Wait::Lease(id, seen) => {
+                let look = sql("SELECT state FROM lease WHERE id = $1")
+                    .on_postgres("SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP LOCKED");
+                (look.bind(id.to_string()), seen.as_str())
+            }
             Wait::Resource(id, seen) => {
-                (sql("SELECT state FROM resource WHERE id = $1").bind(id.to_string()), seen.as_str())
+                let look = sql("SELECT state FROM resource WHERE id = $1")
+                    .on_postgres("SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED");
+                (look.bind(id.to_string()), seen.as_str())
             }
             Wait::Pool(_) => return Ok(false),
         };

@@ -1,11 +1,14 @@
 //! One transaction: what it may do, and what it tells after the commit.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 
 use super::News;
 use super::count::Counts;
+use super::locks::Lock;
 use super::row::{Columns, Row, json, map};
-use super::statement::{Answer, Statement, sql};
+use super::statement::{Answer, Dialect, Statement, sql};
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{EventId, LeaseId, Subject};
@@ -15,12 +18,43 @@ use crate::model::{Event, NewEvent};
 /// A connection on which a transaction runs: what each engine brings.
 #[async_trait]
 pub(super) trait Session: Send {
+    /// Begins a transaction; answers what the database's own clock shows, when it has one that counts.
+    async fn begin(&mut self) -> Result<Option<Micros>>;
+
     async fn run(&mut self, statement: Statement) -> Result<Answer>;
+
+    async fn commit(&mut self) -> Result<()>;
+
+    async fn rollback(&mut self);
+
+    fn dialect(&self) -> Dialect;
+
+    /// The daemon's machine and data folder, where there may be others.
+    fn home(&self) -> String {
+        String::new()
+    }
+
+    /// Why the transaction may be worth another try.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+}
+
+/// Why a transaction did not work out, though there is nothing wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It met another one: at once again.
+    Met,
+    /// The connection was lost before the commit: again on another one.
+    Lost,
 }
 
 /// One transaction of the writer.
 pub struct Tx {
-    session: Box<dyn Session>,
+    pub(super) session: Box<dyn Session>,
+    /// What it holds beside the rows that it wrote; see `locks`.
+    pub(super) locks: HashSet<Lock>,
+    overtaken: bool,
     clock: SharedClock,
     /// The time of this transaction; one for all that it writes.
     now: Micros,
@@ -31,7 +65,16 @@ pub struct Tx {
 
 impl Tx {
     pub(super) fn new(session: Box<dyn Session>, clock: SharedClock) -> Self {
-        Self { session, clock, now: 0, news: News::default(), wrote: false, wrote_at_all: false }
+        Self {
+            session,
+            locks: HashSet::new(),
+            overtaken: false,
+            clock,
+            now: 0,
+            news: News::default(),
+            wrote: false,
+            wrote_at_all: false,
+        }
     }
 
     /// The time of this transaction.
@@ -43,8 +86,13 @@ impl Tx {
     pub(super) async fn begin(&mut self) -> Result<()> {
         self.news = News::default();
         self.wrote_at_all = false;
-        self.now = self.clock.now();
-        self.run(sql("BEGIN IMMEDIATE")).await.map(drop)
+        self.overtaken = false;
+        self.locks.clear();
+        self.now = match self.session.begin().await? {
+            Some(told) => self.clock.hear(told),
+            None => self.clock.now(),
+        };
+        Ok(())
     }
 
     pub(super) fn begin_operation(&mut self) {
@@ -60,7 +108,7 @@ impl Tx {
     }
 
     pub(super) async fn commit(&mut self) -> Result<News> {
-        if let Err(error) = self.run(sql("COMMIT")).await {
+        if let Err(error) = self.session.commit().await {
             self.rollback().await;
             return Err(error);
         }
@@ -69,10 +117,25 @@ impl Tx {
     }
 
     pub(super) async fn rollback(&mut self) {
-        // SQLite may have rolled back by itself already (a full disk): then this fails, and that is fine.
-        let _ = self.run(sql("ROLLBACK")).await;
+        self.session.rollback().await;
         self.news = News::default();
         self.wrote_at_all = false;
+    }
+
+    /// Someone else was faster: an error that is worth another run of the same work.
+    pub(super) fn overtaken(&mut self, message: String) -> Error {
+        self.overtaken = true;
+        Error::new(Reason::EtagMismatch, message)
+    }
+
+    /// As [`Tx::overtaken`], for what was written by someone else since it was read.
+    pub(super) fn stale(&mut self, id: &str) -> Error {
+        self.overtaken(format!("{id} changed since it was read; read it again and decide again"))
+    }
+
+    /// Whether what went wrong here may go right in another transaction.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.session.trouble().or(self.overtaken.then_some(Trouble::Met))
     }
 
     async fn run(&mut self, statement: Statement) -> Result<Answer> {
@@ -136,7 +199,7 @@ impl Tx {
     pub async fn take_slots(&mut self, holder: &Subject, epoch: i64, slots: &[Slot]) -> Result<()> {
         for slot in slots {
             if !self.try_slot(holder, epoch, slot).await? {
-                return Err(Error::new(Reason::EtagMismatch, format!("the slot {} was taken meanwhile", slot.key())));
+                return Err(self.overtaken(format!("the slot {} was taken meanwhile", slot.key())));
             }
         }
         Ok(())
@@ -144,6 +207,9 @@ impl Tx {
 
     /// Takes one slot when it is free; whether it did.
     pub async fn try_slot(&mut self, holder: &Subject, epoch: i64, slot: &Slot) -> Result<bool> {
+        if !self.takes_leases(&slot.scope).await? {
+            return Ok(false);
+        }
         let statement = sql(
             "INSERT INTO slot (scope, place, holder, epoch) VALUES ($1, $2, $3, $4) ON CONFLICT (scope, place) DO NOTHING",
         )
@@ -168,10 +234,12 @@ impl Tx {
     /// Appends an event.
     pub async fn event(&mut self, event: NewEvent) -> Result<()> {
         let id = EventId::new(self.now);
+        let number = i64::try_from(self.news.events.len()).unwrap_or(i64::MAX);
         let statement = sql(
             "INSERT INTO event (id, time, kind, reason, message, actor, subject, subjects, root_id, owner, details) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING seq",
         )
+        .on_postgres(super::events::INSERT)
         .bind(id.to_string())
         .bind(self.now)
         .bind(event.kind)
@@ -182,7 +250,8 @@ impl Tx {
         .bind(json(&event.subjects))
         .bind(event.root_id.as_ref().map(ToString::to_string))
         .bind(event.owner.clone())
-        .bind(map(&event.details));
+        .bind(map(&event.details))
+        .bind(number);
         let rows = self.execute_returning(statement).await?;
         let seq = rows.first().map(|row| Columns(row).integer("seq")).transpose()?.unwrap_or(0);
         self.news.events.push(Event {

@@ -20,6 +20,7 @@ pub struct Held {
 impl Tx {
     /// Resource types that a tree has parked for.
     pub async fn pools_waited_for(&mut self, root: &LeaseId) -> Result<Vec<String>> {
+        self.lock_circles().await?;
         let statement = sql("SELECT DISTINCT w.on_id FROM task t JOIN wait w ON w.task_id = t.id \
              WHERE t.root_id = $1 AND t.state = 'PARKED' AND w.on_id >= 'pool:' AND w.on_id < 'pool;' ORDER BY w.on_id")
         .bind(root.to_string());

@@ -24,7 +24,7 @@ use crate::metrics::Metrics;
 const BATCH: usize = 64;
 
 /// Commits so far in this process, for the fail points.
-static COMMITS: AtomicU64 = AtomicU64::new(0);
+pub(super) static COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// Work for the writer: run (again and again, if need be), then told how the commit went.
 pub(super) trait Operation: Send {
@@ -242,7 +242,7 @@ fn answer_all(batch: &mut Vec<Box<dyn Operation>>, commit: Result<(), &Error>) {
 
 /// `DRYDOCK_FAIL_AT=before:N` or `after:N` kills the daemon with SIGKILL around its Nth commit. For the crash tests;
 /// compiled in, so that what is tested is what is shipped.
-fn fail_point(place: &str, number: u64) {
+pub(super) fn fail_point(place: &str, number: u64) {
     static ARMED: std::sync::OnceLock<Option<(String, u64)>> = std::sync::OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let text = std::env::var("DRYDOCK_FAIL_AT").ok()?;

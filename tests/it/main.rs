@@ -17,6 +17,7 @@ mod operations;
 mod peers;
 mod place;
 mod pools;
+mod postgres;
 mod protocol;
 mod queue;
 mod rpc;

@@ -18,7 +18,7 @@ async fn a_copy_of_a_running_daemons_database_is_whole() {
     bench.reaches(&held, LeaseState::Active).await;
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.db");
-    let options: sqlx::any::AnyConnectOptions = format!("sqlite://{}", bench.database().display()).parse().unwrap();
+    let options: sqlx::any::AnyConnectOptions = bench.database().parse().unwrap();
     let mut connection = options.connect().await.unwrap();
     let copying = format!("VACUUM INTO '{}'", copy.display());
     sqlx::query(sqlx::AssertSqlSafe(copying)).execute(&mut connection).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_copy_of_a_running_daemons_database_is_whole() {
     bench.release(&held).await;
     bench.reaches(&held, LeaseState::Destroyed).await;
     // As of when it was copied, and without anything beside it.
-    let restored = Store::open(&Location { path: copy }, ManualClock::at(NOON)).await.unwrap();
+    let restored = Store::open(&Location::Sqlite { path: copy }, ManualClock::at(NOON)).await.unwrap();
     assert_eq!(restored.find_lease(&held).await.unwrap().unwrap().state, LeaseState::Active);
     assert!(restored.slots().await.unwrap().len() >= 2, "its places are held in the copy");
     bench.assert_nothing_left().await;

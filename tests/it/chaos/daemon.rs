@@ -178,7 +178,7 @@ impl Daemon {
         for port in ports {
             assert!(TcpStream::connect(("127.0.0.1", *port)).await.is_err(), "someone listens on {port}");
         }
-        let database = self.database();
+        let database = format!("sqlite://{}", self.database().display());
         let mut reader = reader(&database).await;
         let slots = sqlx::query("SELECT scope, holder FROM slot").fetch_all(&mut reader).await.unwrap();
         for slot in slots {

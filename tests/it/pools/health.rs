@@ -70,7 +70,7 @@ async fn one_that_is_sick_while_nobody_uses_it_takes_no_lease_and_goes_unless_it
     let patient = Arc::new(Patient::default());
     let folder = folder();
     let settings = Settings {
-        database: folder.path().join("drydock.db"),
+        database: drydock::store::Location::Sqlite { path: folder.path().join("drydock.db") },
         workers: 1,
         sweep: false,
         retention: Duration::from_hours(24 * 365),

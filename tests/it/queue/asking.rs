@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use drydock::engine::{Acquire, Caller, Settings};
 use drydock::model::Shares;
+use drydock::store::{Location, Remote};
 use tempfile::TempDir;
+
+use crate::postgres::{Database, database, is_chosen};
 
 /// In memory where the machine has such a folder: these tests are about order, not about disks.
 pub(crate) fn folder() -> TempDir {
@@ -24,10 +27,38 @@ pub(crate) fn ask(of: &str) -> Acquire {
     Acquire { resource_type: of.to_owned(), ..Acquire::default() }
 }
 
+/// Where an engine keeps everything.
+pub(crate) enum Keep {
+    Folder(TempDir),
+    Server(Database),
+}
+
+impl Keep {
+    /// What the case that runs is for.
+    pub(super) async fn new() -> Self {
+        if is_chosen() { Self::Server(database().await) } else { Self::Folder(folder()) }
+    }
+
+    fn location(&self) -> Location {
+        match self {
+            Self::Folder(folder) => Location::Sqlite { path: folder.path().join("drydock.db") },
+            Self::Server(database) => Location::Postgres(Remote::at(&database.url)),
+        }
+    }
+
+    /// As sqlx wants it.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Folder(folder) => format!("sqlite://{}", folder.path().join("drydock.db").display()),
+            Self::Server(database) => database.url.clone(),
+        }
+    }
+}
+
 /// The sweep is off.
-pub(super) fn settings(folder: &TempDir, workers: usize) -> Settings {
+pub(super) fn settings(keep: &Keep, workers: usize) -> Settings {
     Settings {
-        database: folder.path().join("drydock.db"),
+        database: keep.location(),
         workers,
         sweep: false,
         retention: Duration::from_hours(24 * 365),

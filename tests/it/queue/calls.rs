@@ -11,6 +11,16 @@ use futures::future::join_all;
 
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+crate::postgres::on_postgres_too! {
+    without_workers_the_caller_does_the_whole_cascade_there_and_back,
+    a_call_that_is_dropped_ends_no_step_half_way,
+    a_wait_that_is_over_leaves_the_lease_in_the_queue,
+    a_lease_gets_on_while_all_workers_are_busy,
+    a_request_made_by_many_callers_at_once_makes_one_lease,
+    a_warm_lease_is_active_in_the_commit_that_makes_it,
+    many_callers_share_the_work_and_all_are_served,
+}
+
 const LONG: Duration = Duration::from_mins(5);
 
 fn tree(world: &Arc<World>) -> Vec<TestKind> {

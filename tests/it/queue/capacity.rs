@@ -10,6 +10,18 @@ use drydock::model::LeaseState;
 use super::invariants;
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
 
+crate::postgres::on_postgres_too! {
+    an_explanation_names_what_the_caller_may_see,
+    five_leases_on_a_limit_of_one_finish_in_turn,
+    a_queue_timeout_leaves_nothing,
+    a_raised_limit_wakes_as_many_as_now_fit,
+    a_limit_that_comes_late_counts_what_was_built_without_one,
+    enabling_a_blueprint_wakes_those_who_wait,
+    all_who_wait_for_a_deleted_blueprint_are_told,
+    an_undrained_resource_wakes_those_who_wait,
+    demand_that_can_never_fit_is_refused_at_the_door,
+}
+
 /// A stock of one that stays: it is built once and then leased in turn.
 pub(crate) fn lasting(world: &Arc<World>, name: &'static str, resources: i64, leases: i64) -> TestKind {
     TestKind::new(world, name).limit(resources).with(|kind| {

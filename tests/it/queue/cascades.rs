@@ -7,6 +7,14 @@ use drydock::model::{LeaseState, ResourceState};
 
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+crate::postgres::on_postgres_too! {
+    one_worker_finishes_a_cascade_of_depth_sixteen_without_a_timer,
+    siblings_are_built_at_the_same_time_by_four_workers,
+    a_parent_that_waits_holds_no_worker,
+    two_that_need_the_same_thing_share_what_one_builds,
+    a_part_that_is_met_between_the_look_and_the_commit_is_no_failure,
+}
+
 const LEVELS: [&str; 16] =
     ["l00", "l01", "l02", "l03", "l04", "l05", "l06", "l07", "l08", "l09", "l10", "l11", "l12", "l13", "l14", "l15"];
 

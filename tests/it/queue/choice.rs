@@ -12,6 +12,14 @@ use super::capacity::{lasting, take_down};
 use super::kit::{Bench, TestKind, World, admin, ask, user};
 use super::wakes::release_all;
 
+crate::postgres::on_postgres_too! {
+    packing_fills_one_and_spreading_uses_all,
+    a_lease_takes_only_what_carries_its_labels,
+    owners_do_not_share_unless_the_blueprint_says_so,
+    priority_is_a_head_start_in_time_and_no_more,
+    what_was_made_for_other_attributes_is_not_reused,
+}
+
 async fn resource_of(bench: &Bench, lease: &LeaseId) -> ResourceId {
     bench.reaches(lease, LeaseState::Active).await.resource_id.unwrap()
 }

@@ -8,6 +8,19 @@ use drydock::model::{LeaseState, ResourceState};
 use super::capacity::{lasting, take_down};
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+crate::postgres::on_postgres_too! {
+    a_part_that_can_never_be_had_breaks_the_lease_with_the_end_of_the_output,
+    what_fails_now_and_then_is_tried_again_later,
+    three_resources_that_cannot_be_built_break_the_lease,
+    a_resource_that_breaks_under_the_set_up_is_replaced,
+    a_clean_up_that_fails_keeps_its_slot_and_is_shown_until_it_works,
+    a_resource_is_healthy_again_when_the_failed_clean_up_on_it_works,
+    a_step_that_panics_does_not_take_the_worker_along,
+    a_build_that_always_panics_breaks_the_lease_in_the_end,
+    a_blueprint_that_asks_for_what_it_has_breaks_its_lease,
+    a_resource_that_cannot_be_built_is_taken_down_before_the_next_try,
+}
+
 fn pair(world: &Arc<World>) -> Vec<TestKind> {
     vec![
         TestKind::new(world, "top").needing(&["part", "other"]),

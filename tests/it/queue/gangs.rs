@@ -10,6 +10,15 @@ use drydock::model::id::LeaseId;
 use super::capacity::{lasting, take_down};
 use super::kit::{Bench, Fate, Phase, TestKind, World, admin, ask, eventually, user};
 
+crate::postgres::on_postgres_too! {
+    siblings_of_one_type_hold_nothing_until_there_is_room_for_all,
+    of_two_that_hold_one_of_the_last_two_and_want_the_other_the_older_goes_first,
+    trees_that_cross_over_two_pools_are_untangled,
+    what_is_asked_for_together_is_had_together,
+    when_one_ends_before_it_is_active_so_do_the_others,
+    a_request_that_cannot_be_writes_none_of_its_leases,
+}
+
 async fn together(bench: &Bench, asks: Vec<Acquire>) -> Vec<LeaseId> {
     let views = bench.engine().acquire_all(&admin(), asks, None).await.unwrap();
     views.into_iter().map(|view| view.lease.id).collect()

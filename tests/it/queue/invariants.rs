@@ -1,7 +1,6 @@
-//! What must hold in every committed state, looked up by SQL on the file itself, through a connection of our own.
+//! What must hold in every committed state, looked up by SQL on the database itself, through a connection of our own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::str::FromStr as _;
 
 use sqlx::any::AnyConnectOptions;
@@ -66,16 +65,19 @@ const BREACHES: &[(&str, &str)] = &[
 ];
 
 /// A connection that only reads, beside the engine's own.
-pub(crate) async fn reader(database: &Path) -> AnyConnection {
+pub(crate) async fn reader(database: &str) -> AnyConnection {
     sqlx::any::install_default_drivers();
-    let options = AnyConnectOptions::from_str(&format!("sqlite://{}?mode=ro", database.display())).unwrap();
+    let read_only = if database.starts_with("sqlite:") { "?mode=ro" } else { "" };
+    let options = AnyConnectOptions::from_str(&format!("{database}{read_only}")).unwrap();
     options.connect().await.unwrap()
 }
 
 /// All breaches, as of one moment.
 pub(crate) async fn breaches(reader: &mut AnyConnection) -> Vec<String> {
     let mut found = Vec::new();
-    sqlx::query("BEGIN").execute(&mut *reader).await.unwrap();
+    let one_moment =
+        if reader.backend_name() == "PostgreSQL" { "BEGIN ISOLATION LEVEL REPEATABLE READ" } else { "BEGIN" };
+    sqlx::query(one_moment).execute(&mut *reader).await.unwrap();
     for (rule, statement) in BREACHES {
         for row in sqlx::query(*statement).fetch_all(&mut *reader).await.unwrap() {
             found.push(format!("{rule}: {}", row.get::<String, _>("breach")));
@@ -99,7 +101,7 @@ pub(crate) async fn breaches(reader: &mut AnyConnection) -> Vec<String> {
 }
 
 /// One look at the file, without any breach.
-pub(crate) async fn assert_hold(database: &Path) {
+pub(crate) async fn assert_hold(database: &str) {
     let found = breaches(&mut reader(database).await).await;
     assert!(found.is_empty(), "{found:#?}");
 }

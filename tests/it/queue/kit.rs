@@ -1,7 +1,6 @@
 //! A real engine on a real file, with blueprints whose steps are written by the test, and a world that they act on.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +15,9 @@ use drydock::model::{
 };
 use drydock::store::ListQuery;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::time::{Instant, interval};
 
-use super::asking::settings;
+use super::asking::{Keep, settings};
 pub(crate) use super::asking::{admin, ask, folder, user};
 pub(crate) use super::world::{Fate, Gate, Phase, World};
 
@@ -32,7 +30,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// Waits until `look` finds something; `what` is said when it does not in time.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
-    let mut ticks = interval(MILLISECOND);
+    // A look is a trip to the server there.
+    let mut ticks = interval(if crate::postgres::is_chosen() { 10 * MILLISECOND } else { MILLISECOND });
     loop {
         if let Some(found) = look().await {
             return found;
@@ -219,7 +218,7 @@ impl Blueprint for TestKind {
 
 /// An engine of the test, its clock and its world.
 pub(crate) struct Bench {
-    folder: TempDir,
+    keep: Keep,
     shares: Shares,
     engine: Option<Arc<Engine>>,
     pub(crate) clock: Arc<ManualClock>,
@@ -240,10 +239,10 @@ impl Bench {
         let all = kinds.into_iter().map(|kind| Arc::new(kind) as Arc<dyn Blueprint>).collect();
         let registry = Registry::new(all);
         let clock = ManualClock::at(NOON);
-        let folder = folder();
-        let settings = Settings { shares: shares.clone(), ..settings(&folder, workers) };
+        let keep = Keep::new().await;
+        let settings = Settings { shares: shares.clone(), ..settings(&keep, workers) };
         let engine = Engine::start(&settings, registry.clone(), clock.clone()).await.unwrap();
-        let bench = Self { folder, shares, engine: Some(engine), clock, world, registry };
+        let bench = Self { keep, shares, engine: Some(engine), clock, world, registry };
         for draft in drafts.drain(..) {
             bench.apply(draft).await;
         }
@@ -254,7 +253,7 @@ impl Bench {
     pub(crate) async fn restart(&mut self, workers: usize) {
         self.engine().stop().await;
         self.engine = None;
-        let settings = Settings { shares: self.shares.clone(), ..settings(&self.folder, workers) };
+        let settings = Settings { shares: self.shares.clone(), ..settings(&self.keep, workers) };
         let started = eventually("the file is free", async || {
             Engine::start(&settings, self.registry.clone(), self.clock.clone()).await.ok()
         })
@@ -272,8 +271,9 @@ impl Bench {
         self.engine.as_ref().expect("it runs")
     }
 
-    pub(crate) fn database(&self) -> PathBuf {
-        self.folder.path().join("drydock.db")
+    /// As sqlx wants it.
+    pub(crate) fn database(&self) -> String {
+        self.keep.url()
     }
 
     pub(crate) async fn apply(&self, draft: BlueprintDraft) {

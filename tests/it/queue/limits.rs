@@ -9,6 +9,15 @@ use drydock::model::{Lease, LeaseState, StringMap};
 use super::capacity::{lasting, take_down};
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, ask, user};
 
+crate::postgres::on_postgres_too! {
+    an_owner_has_so_many_of_a_blueprint_and_others_pass,
+    of_one_colour_there_is_one_lease_at_a_time,
+    no_more_are_built_at_once_than_is_said,
+    a_limit_that_is_lowered_drains_and_ends_nothing,
+    who_wants_a_resource_alone_gets_it_and_nobody_passes_it_for_ever,
+    who_keeps_apart_is_kept_apart_from_both_sides,
+}
+
 async fn waits(bench: &Bench, lease: &LeaseId) -> Lease {
     bench.idle().await;
     let lease = bench.lease(lease).await;
@@ -157,4 +166,26 @@ async fn who_keeps_apart_is_kept_apart_from_both_sides() {
     let neither = bench.queue(ask("box")).await;
     bench.reaches(&neither, LeaseState::Active).await;
     end(&bench, &[quiet.id, noisy_again.id, neither], &["box"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_built_ahead_of_demand_keeps_to_the_limit_of_builds() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    world.will("box", Phase::Build, std::iter::repeat_n(Fate::Block(Arc::clone(&gate)), 3));
+    let kind = TestKind::new(&world, "box").limits(|limits| {
+        (limits.max_builds, limits.upkeep.min_ready) = (Some(1), 3);
+        limits.upkeep.idle_ttl = Some(3_600_000_000);
+    });
+    let bench = Bench::start(4, Arc::clone(&world), vec![kind]).await;
+    for number in 1..=3 {
+        gate.begun().await;
+        bench.idle_but_one().await;
+        assert_eq!(world.calls(Phase::Build, "box").len(), number, "one after the other");
+        gate.open();
+    }
+    bench.idle().await;
+    assert_eq!(bench.resources("box").await.len(), 3);
+    bench.limit("box", |limits| limits.upkeep = drydock::model::Upkeep::default()).await;
+    bench.assert_nothing_left().await;
 }

@@ -10,6 +10,11 @@ use sqlx::{AnyConnection, ConnectOptions as _, Row as _};
 
 use super::kit::{Bench, TestKind, World, ask};
 
+crate::postgres::on_postgres_too! {
+    one_worker_finishes_trees_in_the_order_in_which_they_came,
+    two_workers_finish_trees_nearly_in_the_order_in_which_they_came,
+}
+
 const TREES: usize = 12;
 
 fn tree(world: &Arc<World>) -> Vec<TestKind> {
@@ -72,8 +77,7 @@ async fn run(workers: usize, fifo: bool) -> (f64, i64) {
 
 /// The mutant: each task takes the place at the end of the queue, whatever its tree and depth.
 async fn forget_the_order(bench: &Bench) {
-    let options = format!("sqlite://{}", bench.database().display());
-    let options: sqlx::any::AnyConnectOptions = options.parse().unwrap();
+    let options: sqlx::any::AnyConnectOptions = bench.database().parse().unwrap();
     let mut connection = options.connect().await.unwrap();
     let trigger = "CREATE TRIGGER fifo AFTER INSERT ON task BEGIN \
                    UPDATE task SET ord = (SELECT max(ord) + 1 FROM task), depth = 0 WHERE id = new.id; END";

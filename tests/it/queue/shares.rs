@@ -14,6 +14,15 @@ use drydock::store::ListQuery;
 use super::capacity::{lasting, take_down};
 use super::kit::{Bench, World, ask, user};
 
+crate::postgres::on_postgres_too! {
+    owners_with_weights_1_and_3_get_a_quarter_and_three_quarters,
+    a_newcomer_does_not_wait_for_all_that_another_has_queued,
+    the_lowest_priority_is_served_within_its_bound,
+    who_has_all_that_an_owner_may_have_waits_and_nobody_else,
+    a_limit_that_was_raised_lets_those_go_on_who_wait_for_it,
+    a_queue_that_is_full_refuses_at_the_door,
+}
+
 /// Everybody may have the boxes of everybody.
 fn shared(world: &Arc<World>, resources: i64) -> super::kit::TestKind {
     lasting(world, "box", resources, 1).limits(|limits| limits.shared = true)

@@ -10,6 +10,16 @@ use drydock::model::filter::Filter;
 use super::capacity::{lasting, take_down};
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
 
+crate::postgres::on_postgres_too! {
+    a_cancel_between_look_and_park_is_not_lost,
+    a_wake_between_claim_and_park_runs_the_step_again,
+    a_renewal_sets_the_timer_of_the_end_anew,
+    what_stays_is_handed_on_when_the_lease_it_was_built_for_has_gone,
+    room_that_was_meant_for_one_who_goes_is_given_to_the_next,
+    the_chosen_waiter_that_goes_in_the_same_moment_passes_the_room_on,
+    a_waiter_that_cannot_use_the_room_passes_it_on,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_between_look_and_park_is_not_lost() {
     let world = Arc::new(World::default());

@@ -8,7 +8,7 @@ use drydock::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
 use drydock::model::{
     Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task,
 };
-use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Scope, Store};
+use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Remote, Scope, Store};
 use serde_json::json;
 
 use crate::queue::kit::{NOON, folder};
@@ -25,9 +25,22 @@ pub(super) struct Ground {
 pub(super) async fn sqlite() -> Ground {
     let folder = folder();
     let clock = ManualClock::at(NOON);
-    let location = Location { path: folder.path().join("drydock.db") };
+    let location = Location::Sqlite { path: folder.path().join("drydock.db") };
     let store = Store::open(&location, clock.clone()).await.unwrap();
     Ground { store, clock, _keep: Box::new(folder) }
+}
+
+/// On a database of its own; `None` without a server.
+pub(super) async fn postgres() -> Option<Ground> {
+    if !crate::postgres::is_installed() {
+        return None;
+    }
+    let database = crate::postgres::database().await;
+    let clock = ManualClock::at(NOON);
+    // There are no others to be heard.
+    let remote = Remote { notify: false, ..Remote::at(&database.url) };
+    let store = Store::open(&Location::Postgres(remote), clock.clone()).await.unwrap();
+    Some(Ground { store, clock, _keep: Box::new(database) })
 }
 
 /// A root lease that has just been queued.

@@ -11,19 +11,27 @@ mod slots;
 mod states;
 mod waits;
 
-use ground::sqlite;
-
-/// One test per case, on a store that `$open` makes.
+/// One test per case and engine.
 macro_rules! conformance {
-    ($open:ident: $($area:ident::$case:ident),+ $(,)?) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $case() {
-            $area::$case($open().await).await;
+    ($($area:ident::$case:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$area::$case(super::ground::sqlite().await).await;
+            })+
         }
-    )+};
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                if let Some(ground) = super::ground::postgres().await {
+                    super::$area::$case(ground).await;
+                }
+            })+
+        }
+    };
 }
 
-conformance! { sqlite:
+conformance! {
     states::every_pair_of_lease_states_is_decided,
     states::every_pair_of_resource_states_is_decided,
     states::a_write_on_an_old_version_is_refused,
@@ -62,7 +70,7 @@ conformance! { sqlite:
     records::effects_are_begun_once_and_remembered,
     records::what_is_old_is_taken_away_and_nothing_else,
     records::a_round_of_taking_away_is_bounded,
-    records::one_daemon_is_on_record,
+    records::daemons_that_live_are_on_record,
     records::a_blueprint_is_found_by_id_and_name_and_replaced_by_version,
     lists::leases_are_filtered_by_every_field,
     lists::pages_show_each_entry_once,

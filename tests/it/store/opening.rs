@@ -12,7 +12,7 @@ use crate::queue::kit::{NOON, eventually, folder};
 #[tokio::test]
 async fn a_second_store_on_the_same_file_is_refused_as_long_as_the_first_lives() {
     let folder = folder();
-    let location = Location { path: folder.path().join("drydock.db") };
+    let location = Location::Sqlite { path: folder.path().join("drydock.db") };
     let first = Store::open(&location, ManualClock::at(NOON)).await.unwrap();
     let refused = Store::open(&location, ManualClock::at(NOON)).await.err().unwrap();
     assert_eq!(refused.reason, Reason::InvalidArgument);
@@ -35,9 +35,10 @@ async fn a_second_store_on_the_same_file_is_refused_as_long_as_the_first_lives()
 #[tokio::test]
 async fn a_newer_database_is_refused_and_left_alone() {
     let folder = folder();
-    let location = Location { path: folder.path().join("drydock.db") };
+    let location = Location::Sqlite { path: folder.path().join("drydock.db") };
     drop(Store::open(&location, ManualClock::at(NOON)).await.unwrap());
-    let options: AnyConnectOptions = format!("sqlite://{}", location.path.display()).parse().unwrap();
+    let options: AnyConnectOptions =
+        format!("sqlite://{}", folder.path().join("drydock.db").display()).parse().unwrap();
     let mut connection = options.connect().await.unwrap();
     let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'later', 1, x'00', 0)";
     sqlx::query(newer).execute(&mut connection).await.unwrap();
@@ -56,7 +57,7 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     let path = folder.path().join("drydock.db");
     std::fs::write(&path, "this is no database, and long enough to be seen as none. ".repeat(40)).unwrap();
     let before = std::fs::read(&path).unwrap();
-    let refused = Store::open(&Location { path: path.clone() }, ManualClock::at(NOON)).await.err().unwrap();
+    let refused = Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(NOON)).await.err().unwrap();
     assert_eq!(refused.reason, Reason::InvalidArgument);
     assert!(refused.message.contains("no database"), "{refused}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -67,8 +68,8 @@ async fn odd_names_of_folders_are_taken_as_they_are() {
     let folder = folder();
     let odd = folder.path().join("a b%20c?mode=ro#d");
     std::fs::create_dir(&odd).unwrap();
-    let location = Location { path: odd.join("drydock.db") };
+    let location = Location::Sqlite { path: odd.join("drydock.db") };
     let store = Store::open(&location, ManualClock::at(NOON)).await.unwrap();
-    assert!(location.path.exists());
+    assert!(odd.join("drydock.db").exists());
     assert!(!store.is_busy().await.unwrap());
 }

@@ -148,7 +148,7 @@ pub(super) async fn a_round_of_taking_away_is_bounded(ground: Ground) {
     assert_eq!(rounds.map(|round| round.events), [500, 1]);
 }
 
-pub(super) async fn one_daemon_is_on_record(ground: Ground) {
+pub(super) async fn daemons_that_live_are_on_record(ground: Ground) {
     let daemon = |id: &str| Daemon {
         id: id.to_owned(),
         version: "1".to_owned(),
@@ -163,9 +163,12 @@ pub(super) async fn one_daemon_is_on_record(ground: Ground) {
     ground.store.daemon_lives(&daemon("daemon")).await.unwrap();
     ground.insert(&lease()).await;
     ground.claim().await.unwrap();
-    ground.clock.advance(Duration::from_secs(1));
+    // On one file there is one.
+    let living = ground.store.daemons().await.unwrap().len();
+    assert_eq!(living, if ground.store.is_shared() { 2 } else { 1 });
+    ground.clock.advance(Duration::from_mins(11));
     ground.store.daemon_lives(&Daemon { draining: true, ..daemon("daemon") }).await.unwrap();
-    let expected = Daemon { seen_time: NOON + 1_000_000, draining: true, claims: 1, ..daemon("daemon") };
+    let expected = Daemon { seen_time: NOON + 660_000_000, draining: true, claims: 1, ..daemon("daemon") };
     assert_eq!(ground.store.daemons().await.unwrap(), [expected]);
 }
 

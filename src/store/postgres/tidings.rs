@@ -1,0 +1,185 @@
+//! What is committed here is told to other daemons, and what they commit is heard here: by LISTEN and NOTIFY, which may be lost,
+//! and so only say that it is worth while to look. The events are followed in their order, whoever committed them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPool};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use super::pause;
+use crate::error::{Result, report};
+use crate::model::id::LeaseId;
+use crate::store::readers::Readers;
+use crate::store::row::Columns;
+use crate::store::statement::sql;
+use crate::store::{News, events};
+
+const CHANNEL: &str = "drydock";
+/// At most one NOTIFY in this time: a commit that notifies takes a lock of the whole server.
+const TELLING: Duration = Duration::from_millis(10);
+/// Between two looks for events whose turn has not come, because older transactions are still under way.
+const TURN: Duration = Duration::from_millis(4);
+/// After a failure.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Ready tasks that are heard of at a time.
+const HEARD: i64 = 64;
+
+/// What happened since it was last seen to.
+pub(super) struct Tidings {
+    /// The name under which we tell, so that we do not listen to ourselves.
+    me: String,
+    pub(super) notify: bool,
+    /// Something was committed here that others may want to know.
+    to_tell: Notify,
+    /// There may be new events.
+    to_follow: Notify,
+    /// Others may have made tasks ready.
+    others: AtomicBool,
+}
+
+impl Tidings {
+    pub(super) fn new(notify: bool) -> Self {
+        let me = format!("{:016x}", fastrand::u64(..));
+        Self { me, notify, to_tell: Notify::new(), to_follow: Notify::new(), others: AtomicBool::new(false) }
+    }
+
+    /// A commit of ours has changed something.
+    pub(super) fn committed(&self, events: bool, ready: bool) {
+        if events {
+            self.to_follow.notify_one();
+        }
+        // Timers are not told: we see to them as long as we live, and the sweep of others when we do not.
+        if self.notify && (events || ready) {
+            self.to_tell.notify_one();
+        }
+    }
+
+    pub(super) fn look_around(&self) {
+        self.others.store(true, Ordering::Relaxed);
+        self.to_follow.notify_one();
+    }
+}
+
+/// Tasks that follow, tell and listen.
+#[derive(Clone)]
+pub(super) struct Watch {
+    pub(super) tidings: Arc<Tidings>,
+    pub(super) readers: Arc<Readers>,
+    /// Connections to listen and to tell.
+    pub(super) aside: PgPool,
+    pub(super) news: broadcast::Sender<Arc<News>>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Watch {
+    /// Starts them; events count from now on.
+    pub(super) async fn start(self) -> Result<()> {
+        let span = sql(events::SPAN_ON_POSTGRES).fetch_one(&self.readers).await?;
+        let last = Columns(&span).integer("last")?;
+        let (follow, tell, listen) = (self.clone(), self.clone(), self);
+        tokio::spawn(async move { follow.stop.clone().run_until_cancelled(follow.follow(last)).await });
+        tokio::spawn(async move { tell.stop.clone().run_until_cancelled(tell.tell()).await });
+        if listen.tidings.notify {
+            tokio::spawn(async move { listen.stop.clone().run_until_cancelled(listen.listen()).await });
+        }
+        Ok(())
+    }
+
+    /// Passes on events when it is their turn, and what others made ready.
+    async fn follow(&self, mut last: i64) {
+        loop {
+            self.tidings.to_follow.notified().await;
+            loop {
+                match self.round(&mut last).await {
+                    Ok(true) => break,
+                    Ok(false) => pause(TURN).await,
+                    Err(error) => {
+                        tracing::warn!(error = %report(&error), "cannot follow the events; trying again");
+                        self.tidings.others.store(true, Ordering::Relaxed);
+                        pause(AGAIN).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One look; whether there is nothing left to look for.
+    async fn round(&self, last: &mut i64) -> Result<bool> {
+        let mut news = News::default();
+        // First: what has its turn between these two looks is found by the second.
+        let rest = sql(events::BEYOND).fetch_one(&self.readers).await?;
+        let rest = Columns(&rest);
+        for row in sql(events::AFTER).bind(*last).fetch_all(&self.readers).await? {
+            news.events.push(events::event(&row)?);
+        }
+        let full = news.events.len() == 500;
+        if let Some(newest) = news.events.last() {
+            *last = newest.seq;
+        }
+        if self.tidings.others.swap(false, Ordering::Relaxed) {
+            self.hear(&mut news).await?;
+            news.timer = rest.maybe_integer("timer")?;
+        }
+        if !news.events.is_empty() || news.ready > 0 || news.timer.is_some() {
+            // Nobody may be listening; that is fine.
+            let _ = self.news.send(Arc::new(news));
+        }
+        Ok(!full && rest.integer("beyond")? == 0)
+    }
+
+    /// What is ready now, whoever made it so.
+    async fn hear(&self, news: &mut News) -> Result<()> {
+        let ready = sql("SELECT root_id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT $1");
+        let rows = ready.bind(HEARD).fetch_all(&self.readers).await?;
+        news.ready = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let roots = rows.iter().map(|row| Ok(Columns(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
+        news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<HashSet<_>>>()?;
+        Ok(())
+    }
+
+    /// Tells others, at most so often, on a connection of its own and outside of every transaction that does work.
+    async fn tell(&self) {
+        // Nothing is lost with it that a sweep would not find: it need not wait for the disk.
+        let text = format!(
+            "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{}'); COMMIT",
+            self.tidings.me
+        );
+        loop {
+            self.tidings.to_tell.notified().await;
+            let told = sqlx::raw_sql(sqlx::AssertSqlSafe(text.clone())).execute(&self.aside).await;
+            if let Err(error) = told {
+                tracing::warn!(error = %report(&error), "cannot tell other daemons; trying again");
+                self.tidings.to_tell.notify_one();
+                pause(AGAIN).await;
+            }
+            pause(TELLING).await;
+        }
+    }
+
+    /// Listens to others; looks around whenever something may have been missed.
+    async fn listen(&self) {
+        loop {
+            if let Err(error) = self.hear_out().await {
+                tracing::warn!(error = %report(&error), "cannot listen to other daemons; trying again");
+            }
+            pause(AGAIN).await;
+        }
+    }
+
+    async fn hear_out(&self) -> Result<(), sqlx::Error> {
+        let mut listener = PgListener::connect_with(&self.aside).await?;
+        listener.listen(CHANNEL).await?;
+        self.tidings.look_around();
+        loop {
+            match listener.try_recv().await? {
+                Some(told) if told.payload() == self.tidings.me => {}
+                // Told, or the connection was lost and is there again.
+                _ => self.tidings.look_around(),
+            }
+        }
+    }
+}
