@@ -41,6 +41,8 @@ pub(super) struct Ways {
     pub(super) reload: Vec<String>,
 }
 
+/// Words: the folder of resources, the document root.
+const OPEN: &str = include_str!("open.sh");
 /// Words: the port in hex, the document root.
 const READABLE: &str = include_str!("readable.sh");
 
@@ -127,6 +129,9 @@ pub(super) async fn put(
         );
         return Err(Error::new(Reason::CommandFailed, why).into());
     }
+    let (resources, root) = (seat.host.data_dir().join("resources"), &seat.site.document_root);
+    let words = ["sh", "-c", OPEN, "sh", &resources.to_string_lossy(), &root.to_string_lossy()];
+    run(seat.host.as_ref(), &seat.site.owner, words, "").await?;
     if let Some(error) = closed(server, seat).await? {
         withdraw(seat, &put).await?;
         return Err(error.into());
@@ -135,8 +140,8 @@ pub(super) async fn put(
     Ok(())
 }
 
-/// Why nobody would get anything but 403: the server's workers are somebody else, and the folders of leases are closed to
-/// others. They are not opened: whoever is on the host could then look into them.
+/// Why nobody would get anything but 403: the server's workers are somebody else, and the folder of all resources is closed
+/// to others. The way from there to what is served was opened; that folder itself is not, since with it go all others.
 async fn closed(server: &dyn Server, seat: &Seat) -> Result<Option<Error>> {
     let (port, root) = (format!("{:04X}", seat.site.port), seat.site.document_root.to_string_lossy());
     let ran = run(seat.host.as_ref(), &seat.site.owner, ["sh", "-c", READABLE, "sh", &port, &root], "").await?;
@@ -144,8 +149,7 @@ async fn closed(server: &dyn Server, seat: &Seat) -> Result<Option<Error>> {
     let Some((user, folder)) = said.lines().next().and_then(|line| line.split_once(' ')) else { return Ok(None) };
     let why = format!(
         "the host's {} serves as {user}, who may not go into {folder}: every request would be answered with 403, so the site \
-         is withdrawn. Use mode instance, or let {user} in: setfacl -m u:{user}:x on each folder above {}, and setfacl -R -m \
-         u:{user}:rX,d:u:{user}:rX on that folder",
+         is withdrawn. Use mode instance, or let {user} through {} and each folder above it: setfacl -m u:{user}:x, or chmod o+x",
         server.name(),
         seat.host.data_dir().join("resources").display(),
     );

@@ -87,7 +87,12 @@ fn the_hosts_own_servers_take_sites_in() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/host_servers.sh");
     let up = Up::start_by(&[&["unshare"][..], &spaces, &["sh", script, &port]].concat(), &[]);
-    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).unwrap();
+    // The workers of Debian's apache2 are www-data: they are let through, as the error says that they must be.
+    std::fs::create_dir_all(up.data().join("resources")).unwrap();
+    for folder in [up.folder.path(), &up.data(), &up.data().join("resources")] {
+        open(folder);
+    }
     for server in ["nginx", "apache2"] {
         let blueprint = format!("name: {server}\nkind: webroot\nconfig: {{driver: {server}, mode: site}}\n");
         std::fs::write(up.folder.path().join("blueprint.yaml"), blueprint).unwrap();
@@ -96,10 +101,6 @@ fn the_hosts_own_servers_take_sites_in() {
         let facts = up.json(&["lease", "get", &lease])["facts"].clone();
         let (uri, path) = (facts["uri"].as_str().unwrap(), Path::new(facts["path"].as_str().unwrap()));
         std::fs::write(path.join("index.html"), server).unwrap();
-        // The workers of Debian's apache2 are www-data.
-        for folder in [up.folder.path(), &up.data(), &up.data().join("resources"), path] {
-            open(folder);
-        }
         assert!(fetch(uri).unwrap().ends_with(server), "{server}");
         let restarted = up.json(&["httpd", "restart", &lease]);
         assert_eq!((restarted["driver"].as_str(), restarted["running"].as_bool()), (Some(server), Some(true)));

@@ -75,8 +75,11 @@ pub(in crate::store) async fn session(remote: &Remote) -> Result<Box<dyn tx::Ses
 
 fn options(url: &str) -> Result<PgConnectOptions> {
     // The URL may hold a password: neither it nor what is said about it is repeated.
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| Error::invalid("the database is not a URL of the form postgres://USER@HOST:PORT/NAME"))?;
+    let wrong = || Error::invalid("the database is not a URL of the form postgres://USER@HOST:PORT/NAME");
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(wrong());
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|_| wrong())?;
     Ok(options.application_name("drydock").statement_cache_capacity(PREPARED).disable_statement_logging())
 }
 
