@@ -55,6 +55,7 @@ pub(crate) async fn start(folder: &Path, document: &str) -> Result<Arc<Engine>> 
             limits: Limits {
                 max_resources: document.limits.max_resources,
                 leases_per_resource: document.limits.leases_per_resource,
+                shared: document.limits.shared.unwrap_or(false),
                 ..Limits::default()
             },
         };

@@ -295,3 +295,19 @@ fn links_between_pages_lead_somewhere() {
     }
     assert!(complaints.is_empty(), "links to nowhere:\n{complaints}");
 }
+
+#[test]
+fn the_checklist_of_the_allocator_names_tests_that_there_are() {
+    let page = fs::read_to_string(root().join("docs/allocator-checklist.md")).unwrap();
+    let tests: String = sources("tests", ".rs").into_iter().map(|source| source.text).collect();
+    let mut named = 0;
+    let mut complaints = Vec::new();
+    for name in page.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains(['.', '/'])) {
+        named += 1;
+        if !tests.contains(&format!("fn {name}(")) {
+            complaints.push(format!("docs/allocator-checklist.md: there is no test {name}"));
+        }
+    }
+    assert!(named > 40, "{named} tests are named");
+    settle("the checklist", &complaints);
+}
