@@ -1,6 +1,7 @@
 //! The steps of a lease: allocate (decided in `allocate`), set up, expire, clean up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
@@ -60,30 +61,46 @@ impl Engine {
         next: Option<Scope>,
         lost: CancellationToken,
     ) -> Result<Committed> {
+        let mut undo = None;
         let step = match self.resource_of(&lease).await? {
             Some(resource) if resource.state == ResourceState::Active => {
                 let (record, kind) = self.blueprint_of(&resource).await?;
                 let running = self.running.begin(claim, &lost);
                 let ctx = self.context(&resource, record, Some(lease.clone()), running.cancel.clone()).await?;
                 let facts = kind.lease_facts(&resource, &lease);
-                match kind.prepare(&ctx).await {
+                let step = match kind.prepare(&ctx).await {
                     Step::Ready(more) => Step::Ready(facts.into_iter().chain(more).collect()),
                     step => step,
-                }
+                };
+                undo = Some((kind, ctx));
+                step
             }
             _ => Step::done(),
         };
         let (failures, worker) = (claim.failures, claim.worker.clone());
         let step = Arc::new(step);
-        self.store
+        let in_vain = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&in_vain);
+        let outcome = self
+            .store
             .commit_step(claim, next, move |tx| {
                 let (lease, step, worker) = (lease.clone(), Arc::clone(&step), worker.clone());
+                let in_vain = Arc::clone(&noted);
                 Box::pin(async move {
                     let next = finish_set_up(tx, &lease, &step, failures, &worker).await?;
+                    let now = tx.get_lease(&lease.id).await?;
+                    in_vain.store(now.resource_id != lease.resource_id, Ordering::Relaxed);
                     Ok((next, Baton::Pass))
                 })
             })
-            .await
+            .await;
+        if let Some((kind, ctx)) = undo.filter(|_| in_vain.load(Ordering::Relaxed)) {
+            // It was sent back to the queue while it was set up: nobody else will know of what was made on that resource.
+            if let Step::Failed(failure) = kind.clean(&ctx).await {
+                tracing::warn!(error = %words(&failure), "what was set up on a resource that has ended cannot be cleaned up");
+            }
+        }
+        outcome
     }
 
     /// ACTIVE: it only waits for its end.

@@ -181,7 +181,8 @@ async fn one_is_cut_off_and_comes_back_the_other_goes_on() {
     for lease in [&on_far, &on_near] {
         fleet.release(&lease.id).await;
     }
-    assert_eq!((left(&far_box), left(&near_box)), (Vec::new(), Vec::new()));
+    // A health check may be looking in this moment.
+    crate::place::until("nothing is left on either", || left(&far_box).is_empty() && left(&near_box).is_empty()).await;
     fleet.end().await;
     drop((far_box, near_box));
 }

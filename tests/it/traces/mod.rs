@@ -166,7 +166,12 @@ impl Trace {
         let given_up = sqlx::query(given_up).fetch_all(&mut self.reader).await.unwrap();
         let given_up: BTreeSet<String> = given_up.iter().map(|row| row.get("id")).collect();
         let left: BTreeSet<String> = self.bench.world.things().difference(&given_up).cloned().collect();
-        assert_eq!(left, BTreeSet::new());
+        if let Some(first) = left.first() {
+            let told = "SELECT kind || ' ' || reason || ' ' || message AS said FROM event WHERE subjects LIKE '%' || $1 || '%' ORDER BY seq";
+            let told = sqlx::query(told).bind(first.clone()).fetch_all(&mut self.reader).await.unwrap();
+            let told: Vec<String> = told.iter().map(|row| row.get("said")).collect();
+            self.fail(&format!("{left:?} are left; of the first was told:\n  {}", told.join("\n  ")));
+        }
         for table in ["slot", "effect", "wait"] {
             let count = match table {
                 "slot" => "SELECT count(*) AS n FROM slot",
