@@ -34,7 +34,7 @@ impl Gate {
     /// Whether a lease that it holds up waits for this limit's slots wherever they are given back, not in its pool alone.
     #[must_use]
     pub fn is_everywhere(&self) -> bool {
-        self.scope.starts_with(EVERYWHERE)
+        is_waited_for_everywhere(&self.scope)
     }
 }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::deadlock;
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
-use super::picture::{leave_queue, picture};
+use super::picture::picture;
+use super::slots::leave_queue;
 use super::steps::KindRules;
 use super::warm;
 use crate::allocator::{self, Decision, Plan, Together, plan_together};
@@ -179,7 +180,7 @@ impl Allocation {
         &self,
         tx: &mut Tx,
         before: &Lease,
-        mut lease: Lease,
+        lease: Lease,
         (first, count): (&LeaseId, usize),
         (decision, mut waits): (Decision, Vec<Wait>),
         view: &PoolView,
@@ -195,8 +196,6 @@ impl Allocation {
             let message = format!("{count} are taken together, and not all can be had: {}", waiting.message);
             Waiting { message, ..waiting }
         });
-        // What was built for it stays its own, as long as nobody else takes it.
-        lease.waiting.clone_from(&before.waiting);
         let until = [lease.queue_expire_time, reclaim.until].into_iter().flatten().min();
         self.note_waiting(tx, before, lease.clone(), waiting).await?;
         deadlock::untangle(tx, &lease).await?;
@@ -347,11 +346,8 @@ impl Allocation {
         place: i64,
         builds: &[Slot],
     ) -> Result<Resource> {
-        let fresh = Resource::fresh(blueprint, tx.now());
-        let tail: String = fresh.id.as_str().chars().skip(fresh.id.as_str().len() - 6).collect();
         let placed_on = lease.spec.attributes.get(HOST_ATTRIBUTE.name).and_then(|host| LeaseId::parse(host));
         let resource = Resource {
-            name: format!("{}-{tail}", blueprint.name),
             attributes: lease.spec.attributes.clone(),
             owner: lease.owner.clone(),
             made_for: Some(lease.id.clone()),
@@ -360,7 +356,7 @@ impl Allocation {
             lease_limit: allocator::leases_of(blueprint, &self.rules),
             depth: lease.depth + 1,
             ord: lease.ord,
-            ..fresh
+            ..Resource::fresh(blueprint, tx.now())
         };
         let slot = Slot::of_blueprint(&blueprint.id, place);
         let slots: Vec<Slot> = std::iter::once(slot).chain(builds.iter().cloned()).collect();

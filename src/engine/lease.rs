@@ -9,7 +9,7 @@ use super::Engine;
 use super::allocate::Allocation;
 use super::idle::{Stay, after_lease};
 use super::narrate::Told;
-use super::picture::give_back_slots;
+use super::slots::give_back_slots;
 use super::steps::{KindRules, later, retry};
 use crate::blueprint::{Failure, Step};
 use crate::clock::micros;

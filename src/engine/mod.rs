@@ -29,6 +29,7 @@ mod reclaim;
 mod release;
 mod resource;
 mod running;
+mod slots;
 mod steps;
 mod upkeep;
 mod view;

@@ -9,7 +9,7 @@ use super::Engine;
 use super::breaker::{self, Gate};
 use super::lease::{note_failed_cleanup, reacquire, words};
 use super::narrate::Told;
-use super::picture::give_back_slots;
+use super::slots::give_back_slots;
 use super::steps::{later, retry};
 use crate::allocator::gates;
 use crate::blueprint::{DAEMON_FACT, Need, Step};

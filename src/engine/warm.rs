@@ -154,9 +154,7 @@ impl Pool {
 
     async fn build(&self, tx: &mut Tx, blueprint: &Blueprint, slots: &[Slot]) -> Result<()> {
         let fresh = Resource::fresh(blueprint, tx.now());
-        let tail: String = fresh.id.as_str().chars().skip(fresh.id.as_str().len() - 6).collect();
         let resource = Resource {
-            name: format!("{}-{tail}", blueprint.name),
             attributes: blueprint.limits.upkeep.ready_attributes.clone(),
             // Its own until somebody takes it: what it leases meanwhile is shared with nobody.
             owner: fresh.id.to_string(),

@@ -140,12 +140,14 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// One of a blueprint, PENDING, with the blueprint's labels and nothing else yet: no name, no owner, room for no lease.
+    /// One of a blueprint, PENDING, named after it, with its labels and nothing else yet: no owner, room for no lease.
     #[must_use]
     pub fn fresh(blueprint: &Blueprint, now: Micros) -> Self {
+        let id = ResourceId::new(now);
+        let tail: String = id.as_str().chars().skip(id.as_str().len() - 6).collect();
         Self {
-            id: ResourceId::new(now),
-            name: String::new(),
+            id,
+            name: format!("{}-{tail}", blueprint.name),
             resource_type: blueprint.resource_type.clone(),
             blueprint_id: blueprint.id.clone(),
             state: ResourceState::Pending,

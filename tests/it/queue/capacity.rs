@@ -6,6 +6,7 @@ use std::time::Duration;
 use drydock::engine::{Acquire, ExplainSubject};
 use drydock::error::Reason;
 use drydock::model::LeaseState;
+use drydock::model::id::LeaseId;
 
 use super::invariants;
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
@@ -38,6 +39,18 @@ pub(crate) async fn take_down(bench: &Bench, of: &str) {
         })
         .await;
     }
+}
+
+/// Gives leases back and takes down what stays of these types: then nothing is left.
+pub(super) async fn end(bench: &Bench, leases: &[LeaseId], types: &[&str]) {
+    for lease in leases {
+        bench.release(lease).await;
+    }
+    bench.idle().await;
+    for of in types {
+        take_down(bench, of).await;
+    }
+    bench.assert_nothing_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

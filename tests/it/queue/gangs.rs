@@ -7,7 +7,7 @@ use drydock::error::Reason;
 use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
 
-use super::capacity::{lasting, take_down};
+use super::capacity::{end, lasting};
 use super::kit::{Bench, Fate, Phase, TestKind, World, admin, ask, eventually, user};
 
 crate::postgres::on_postgres_too! {
@@ -22,17 +22,6 @@ crate::postgres::on_postgres_too! {
 async fn together(bench: &Bench, asks: Vec<Acquire>) -> Vec<LeaseId> {
     let views = bench.engine().acquire_all(&admin(), asks, None).await.unwrap();
     views.into_iter().map(|view| view.lease.id).collect()
-}
-
-async fn end(bench: &Bench, leases: &[LeaseId], types: &[&str]) {
-    for lease in leases {
-        bench.release(lease).await;
-    }
-    bench.idle().await;
-    for of in types {
-        take_down(bench, of).await;
-    }
-    bench.assert_nothing_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use drydock::engine::Acquire;
 use drydock::model::id::LeaseId;
 use drydock::model::{Lease, LeaseState, StringMap};
 
-use super::capacity::{lasting, take_down};
+use super::capacity::{end, lasting};
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, ask, user};
 
 crate::postgres::on_postgres_too! {
@@ -23,17 +23,6 @@ async fn waits(bench: &Bench, lease: &LeaseId) -> Lease {
     let lease = bench.lease(lease).await;
     assert_eq!(lease.state, LeaseState::Pending, "{lease:?}");
     lease
-}
-
-async fn end(bench: &Bench, leases: &[LeaseId], types: &[&str]) {
-    for lease in leases {
-        bench.release(lease).await;
-    }
-    bench.idle().await;
-    for of in types {
-        take_down(bench, of).await;
-    }
-    bench.assert_nothing_left().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use drydock::clock::ManualClock;
 use drydock::model::id::{BlueprintId, LeaseId, ResourceId, Subject, TaskId};
-use drydock::model::{
-    Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, ResourceState, StringMap, Task,
-};
+use drydock::model::{Blueprint, Breaker, Lease, LeaseSpec, LeaseState, Limits, Resource, StringMap, Task};
 use drydock::store::{Baton, Claim, Committed, ListQuery, Location, Next, Remote, Scope, Store};
 use serde_json::json;
 
@@ -55,35 +53,10 @@ pub(crate) fn resource() -> Resource {
     Resource {
         name: format!("box-{id}"),
         id,
-        resource_type: "box".to_owned(),
-        blueprint_id: BlueprintId::new(NOON),
-        state: ResourceState::Pending,
-        state_reason: String::new(),
-        state_message: String::new(),
-        facts: StringMap::new(),
-        attributes: StringMap::new(),
-        labels: StringMap::new(),
         owner: "ann".to_owned(),
-        made_for: None,
-        root_id: None,
-        placed_on: None,
         lease_limit: 1,
         depth: 1,
-        ord: NOON,
-        drain: None,
-        problem: String::new(),
-        cleanup_failures: 0,
-        create_time: NOON,
-        active_time: None,
-        check_time: None,
-        end_time: None,
-        permanent: false,
-        torn_down: false,
-        warm: false,
-        uses: 0,
-        idle_since: None,
-        abandoned: false,
-        version: 1,
+        ..Resource::fresh(&blueprint("boxes"), NOON)
     }
 }
 
