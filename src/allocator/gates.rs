@@ -10,6 +10,8 @@ use crate::model::{Blueprint, Lease, Shares};
 /// How the names of limits begin whose slots are waited for in every pool: leases that one owner has asked for and that
 /// hold or build something.
 pub const EVERYWHERE: &str = "owner:";
+/// As those, of all owners together: no owner has an empty name.
+const ALL: &str = EVERYWHERE;
 /// Leases of one owner on the resources of one blueprint.
 const OWNER_OF: &str = "owner-of:";
 /// Attributes of which only one lease has these values.
@@ -69,6 +71,10 @@ pub fn builds_of(blueprint: &str) -> String {
 pub fn of_lease(lease: &Lease, blueprint: &Blueprint, shares: &Shares) -> Vec<Gate> {
     let mut gates = Vec::new();
     let owner = &lease.owner;
+    if let Some(limit) = shares.together.filter(|_| lease.parent.is_none()) {
+        let what = "leases of all owners at once".to_owned();
+        gates.push(Gate { scope: ALL.to_owned(), limit, reason: "LIMIT_REACHED", what });
+    }
     if let Some(limit) = shares.of(owner).max_leases.filter(|_| lease.parent.is_none()) {
         let (scope, what) = (format!("{EVERYWHERE}{owner}"), format!("leases of {owner} at once"));
         gates.push(Gate { scope, limit, reason: "QUOTA_REACHED", what });

@@ -96,7 +96,7 @@ impl Allocation {
                 let until = lease.queue_expire_time.map_or(instant, |until| until.min(instant));
                 let pool = Wait::Pool(lease.spec.resource_type.clone());
                 self.note_waiting(tx, before, lease, before.waiting.clone()).await?;
-                // Whoever is ahead hands the baton on when there is more; this one comes back by itself in any case.
+                // Whoever is ahead hands the baton on; this one comes back by itself in any case.
                 return Ok((Next::Park { waits: vec![pool], until: Some(until) }, Baton::Keep));
             }
         } else {
@@ -111,7 +111,7 @@ impl Allocation {
         if !gets || decision.kept_for.is_empty() || lease.allocating.is_some() {
             return Ok(false);
         }
-        tx.is_any_on_the_move(&decision.kept_for).await
+        tx.let_go_first(&decision.kept_for, &pool_of(&lease.spec.resource_type)).await
     }
 
     /// Each of the gang gets its place in this commit, or none of them does.

@@ -13,6 +13,8 @@ use crate::clock::Micros;
 /// What a lease costs an owner of weight 1, in microseconds of virtual time. Priorities are a head start in the same time
 /// (`task::head_start`, 6 s a point), so that one point passes one lease of such an owner, and 100 pass 120.
 pub const COST: Micros = 5_000_000;
+/// All owners together, in a line.
+const TOGETHER: &str = "**";
 /// A weight at most.
 pub const MAX_WEIGHT: i64 = 1000;
 
@@ -61,6 +63,8 @@ impl Default for Share {
 /// What each owner may have.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shares {
+    /// Leases asked for by calls that hold or build something at once, of all owners together. `None` is no limit.
+    pub together: Option<i64>,
     others: Share,
     by_owner: BTreeMap<String, Share>,
 }
@@ -73,7 +77,7 @@ impl Shares {
     }
 
     /// Reads lines of `OWNER [weight=N] [max_leases=N] [max_queued=N]`; the owner `*` is everybody who has no line. What a
-    /// line does not say is as for everybody.
+    /// line does not say is as for everybody. `** max_leases=N` is for all owners together.
     ///
     /// # Errors
     /// Which line cannot be, and why.
@@ -84,6 +88,12 @@ impl Shares {
                 let line = line.as_ref();
                 let mut words = line.split_whitespace();
                 let owner = words.next().ok_or("an empty line; write OWNER weight=N max_leases=N max_queued=N")?;
+                if owner == TOGETHER {
+                    if everybody {
+                        shares.together = Some(together(words).map_err(|why| format!("{line:?}: {why}"))?);
+                    }
+                    continue;
+                }
                 if (owner == "*") != everybody {
                     continue;
                 }
@@ -99,6 +109,17 @@ impl Shares {
             }
         }
         Ok(shares)
+    }
+}
+
+fn together<'w>(words: impl Iterator<Item = &'w str>) -> Result<i64, String> {
+    let mut share = Share::default();
+    for word in words {
+        set(&mut share, word)?;
+    }
+    match share {
+        Share { weight: 1, max_leases: Some(limit), max_queued: None } => Ok(limit),
+        _ => Err(format!("for {TOGETHER}, all owners together, there is max_leases=N and nothing else")),
     }
 }
 
@@ -194,7 +215,9 @@ mod tests {
 
     #[test]
     fn lines_are_read_whatever_their_order() {
-        let shares = Shares::parse(&["ci weight=3", "* max_leases=20 max_queued=100", "ops max_leases=50"]).unwrap();
+        let lines = ["ci weight=3", "* max_leases=20 max_queued=100", "** max_leases=200", "ops max_leases=50"];
+        let shares = Shares::parse(&lines).unwrap();
+        assert_eq!(shares.together, Some(200));
         assert_eq!(shares.of("ci"), Share { weight: 3, max_leases: Some(20), max_queued: Some(100) });
         assert_eq!(shares.of("ops").max_leases, Some(50));
         assert_eq!(shares.of("anybody"), Share { weight: 1, max_leases: Some(20), max_queued: Some(100) });
@@ -208,6 +231,8 @@ mod tests {
             ("ci weight=x", "is no number"),
             ("ci weight=0", "must be 1 to 1000"),
             ("ci size=3", "\"size\" is no key"),
+            ("** weight=2", "nothing else"),
+            ("** max_leases=2 max_queued=3", "nothing else"),
         ] {
             let said = Shares::parse(&[line]).unwrap_err();
             assert!(said.contains(why), "{said}");

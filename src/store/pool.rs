@@ -71,15 +71,25 @@ impl Tx {
         })
     }
 
-    /// Whether the task of one of these leases is at work, or about to be.
-    pub async fn is_any_on_the_move(&mut self, leases: &[LeaseId]) -> Result<bool> {
+    /// Whether the task of one of these leases is at work, or about to be. Then one of them carries the baton of the pool from now on,
+    /// so that whoever lets them go first hears when they took nothing.
+    pub async fn let_go_first(&mut self, leases: &[LeaseId], pool: &str) -> Result<bool> {
         let names: Vec<String> = (1..=leases.len()).map(|number| format!("${number}")).collect();
         let text = format!(
-            "SELECT 1 AS found FROM task WHERE subject IN ({}) AND state IN ('READY', 'RUNNING') LIMIT 1",
+            "SELECT id, baton FROM task WHERE subject IN ({}) AND state IN ('READY', 'RUNNING') ORDER BY band, ord, depth DESC, id",
             names.join(", ")
         );
         let values = leases.iter().map(|lease| lease.to_string().into()).collect();
-        Ok(self.fetch_one(composed(text, values)).await?.is_some())
+        let moving = self.fetch(composed(text, values)).await?;
+        let Some(first) = moving.first() else { return Ok(false) };
+        for row in &moving {
+            if Columns(row).maybe_text("baton")?.is_some() {
+                return Ok(true);
+            }
+        }
+        let hand = sql("UPDATE task SET baton = $1, signal = signal + 1 WHERE id = $2");
+        self.execute(hand.bind(pool.to_owned()).bind(Columns(first).text("id")?)).await?;
+        Ok(true)
     }
 
     /// Who holds which places of these scopes.

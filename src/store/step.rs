@@ -242,7 +242,7 @@ impl Tx {
     /// Ends a step: the task is parked, ready again or done, and the baton goes on. `false`, and all of the step must go, when
     /// the claim was lost since the look at it.
     async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<bool> {
-        let held = self.settle_task(claim, next).await?;
+        let held = self.settle_task(claim, next, carried.is_some()).await?;
         match (&carried, baton) {
             (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await?,
             (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await?,
@@ -251,7 +251,7 @@ impl Tx {
         Ok(held)
     }
 
-    async fn settle_task(&mut self, claim: &Claim, next: &Next) -> Result<bool> {
+    async fn settle_task(&mut self, claim: &Claim, next: &Next, carried: bool) -> Result<bool> {
         let (waits, until, error) = match next {
             Next::Done => return self.finish(claim).await,
             Next::Again => (&[][..], None, None),
@@ -269,8 +269,8 @@ impl Tx {
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
         let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
-             run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, baton = NULL, \
-             failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
+             run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, \
+             baton = CASE WHEN $9 = 1 THEN NULL ELSE baton END, failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
              WHERE id = $7 AND state = 'RUNNING' AND attempt = $8 RETURNING state, root_id",
         )
         .bind(i64::from(may_park))
@@ -280,7 +280,9 @@ impl Tx {
         .bind(if matches!(next, Next::Park { .. }) { 0 } else { claim.failures })
         .bind(error.cloned().unwrap_or_default())
         .bind(claim.task.to_string())
-        .bind(claim.attempt);
+        .bind(claim.attempt)
+        // One that another daemon handed over since the look is for the next step.
+        .bind(i64::from(carried));
         let rows = self.execute_returning(statement).await?;
         let held = !rows.is_empty();
         for row in rows {

@@ -12,13 +12,14 @@ use drydock::model::{Lease, LeaseState};
 use drydock::store::ListQuery;
 
 use super::capacity::{lasting, take_down};
-use super::kit::{Bench, World, ask, user};
+use super::kit::{Bench, TestKind, World, ask, user};
 
 crate::postgres::on_postgres_too! {
     owners_with_weights_1_and_3_get_a_quarter_and_three_quarters,
     a_newcomer_does_not_wait_for_all_that_another_has_queued,
     the_lowest_priority_is_served_within_its_bound,
     who_has_all_that_an_owner_may_have_waits_and_nobody_else,
+    all_owners_together_have_no_more_than_is_said,
     a_limit_that_was_raised_lets_those_go_on_who_wait_for_it,
     a_queue_that_is_full_refuses_at_the_door,
 }
@@ -139,6 +140,37 @@ async fn who_has_all_that_an_owner_may_have_waits_and_nobody_else() {
     for of in ["box", "jar"] {
         take_down(&bench, of).await;
     }
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_owners_together_have_no_more_than_is_said() {
+    let world = Arc::new(World::default());
+    let kinds = vec![
+        TestKind::new(&world, "top").needing(&["part"]),
+        TestKind::new(&world, "part"),
+        lasting(&world, "jar", 5, 1),
+    ];
+    let bench = Bench::sharing(&["** max_leases=2"], 2, Arc::clone(&world), kinds).await;
+    // What a lease needs itself does not count.
+    let top = bench.queue_as(&user("ann"), ask("top")).await.unwrap();
+    let jar = bench.queue_as(&user("ben"), ask("jar")).await.unwrap();
+    for lease in [&top, &jar] {
+        bench.reaches(lease, LeaseState::Active).await;
+    }
+    let third = bench.queue_as(&user("cid"), ask("jar")).await.unwrap();
+    bench.idle().await;
+    let waiting = bench.lease(&third).await.waiting.unwrap();
+    assert_eq!(waiting.reason, "LIMIT_REACHED");
+    assert!(waiting.message.contains("2 of 2 leases of all owners at once"), "{}", waiting.message);
+    // What is given back is no jar.
+    bench.release(&top).await;
+    bench.reaches(&third, LeaseState::Active).await;
+    for lease in [jar, third] {
+        bench.release(&lease).await;
+    }
+    bench.idle().await;
+    take_down(&bench, "jar").await;
     bench.assert_nothing_left().await;
 }
 
