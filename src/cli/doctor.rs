@@ -13,8 +13,11 @@ use super::connect::soon;
 use super::exit::{FAILURE, OK, Result, UNAVAILABLE};
 use super::output::{self, Format, Paint};
 use super::settings::Flags;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Settings;
+use crate::error::report;
 use crate::proto::v1;
+use crate::rpc::server;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,6 +64,7 @@ pub async fn run(globals: &Globals, flags: &Flags) -> Result<u8> {
         Ok(resolved) => {
             findings.push(finding("settings", Verdict::Good, "valid; `drydock config show` lists them".to_owned()));
             findings.push(data_folder(&resolved.settings));
+            findings.extend(doors(&resolved.settings));
         }
         Err(failure) => findings.push(finding("settings", Verdict::Bad, failure.message)),
     }
@@ -105,6 +109,17 @@ fn data_folder(settings: &Settings) -> Finding {
             Verdict::Bad,
             format!("{}: {} cannot be written: {error}", folder.display(), existing.display()),
         ),
+    }
+}
+
+/// What callers over TCP would be shown; nothing when there is no such door.
+fn doors(settings: &Settings) -> Vec<Finding> {
+    match server::inspect(settings, SystemClock.now()) {
+        Ok((facts, concerns)) => {
+            let facts = facts.into_iter().map(|words| finding("certificate", Verdict::Good, words));
+            facts.chain(concerns.into_iter().map(|words| finding("certificate", Verdict::Bad, words))).collect()
+        }
+        Err(error) => vec![finding("doors", Verdict::Bad, report(&error))],
     }
 }
 

@@ -78,11 +78,12 @@ impl Harbour {
         let settings = Settings {
             socket: folder.join(crate::config::SOCKET_NAME),
             listen: Vec::new(),
+            tls: None,
             metrics_listen: None,
             log_format: crate::config::LogFormat::Auto,
             otlp_endpoint: None,
             tokens: None,
-            database: format!("sqlite:{}", data_dir.join("drydock.db").display()),
+            database: format!("sqlite:{}", data_dir.join("drydock.db").display()).into(),
             workers: 4,
             retention: Duration::from_hours(24),
             stock_blueprints: true,
