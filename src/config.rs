@@ -170,8 +170,11 @@ pub struct Flags {
 impl fmt::Debug for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A value may be a database's URL with a password.
-        let values: BTreeMap<_, Vec<_>> =
-            self.values.iter().map(|(name, items)| (name, items.iter().map(|it| without_password(it)).collect())).collect();
+        let values: BTreeMap<_, Vec<_>> = self
+            .values
+            .iter()
+            .map(|(name, items)| (name, items.iter().map(|it| without_password(it)).collect()))
+            .collect();
         let Self { config, stock_blueprints, .. } = self;
         f.debug_struct("Flags")
             .field("config", config)

@@ -26,7 +26,13 @@ pub enum Database {
         #[arg(long, value_name = "URL", env = "DRYDOCK_COPY_TO", hide_env_values = true)]
         to: Option<DatabaseUrl>,
         /// A file with that URL, 0600 or 0640.
-        #[arg(long, value_name = "FILE", env = "DRYDOCK_COPY_TO_FILE", conflicts_with = "to", required_unless_present = "to")]
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "DRYDOCK_COPY_TO_FILE",
+            conflicts_with = "to",
+            required_unless_present = "to"
+        )]
         to_file: Option<PathBuf>,
     },
 }
@@ -40,11 +46,7 @@ pub async fn run(format: Format, command: Database) -> Result<u8> {
         Database::Migrate(flags) => {
             let settings = flags.resolve(false)?.settings;
             Store::migrate(&location(&settings)).await.map_err(failure)?;
-            output::print(&format!(
-                "{} is of version {}",
-                settings.database,
-                env!("CARGO_PKG_VERSION")
-            ))?;
+            output::print(&format!("{} is of version {}", settings.database, env!("CARGO_PKG_VERSION")))?;
         }
         Database::Copy { from, to, to_file } => {
             let to = match (to, to_file) {

@@ -132,13 +132,13 @@ async fn daemon(globals: &Globals) -> Finding {
         Ok(answer) => {
             let info = answer.into_inner();
             let caller = info.caller.unwrap_or_default();
-            let words = format!("{} at {}; you are {}", info.version, daemon.address, caller.principal);
+            let words = format!("{} at {}; you are {}", info.version, daemon.address(), caller.principal);
             let same = info.version == env!("CARGO_PKG_VERSION");
             finding("daemon", if same { Verdict::Good } else { Verdict::Missing }, words)
         }
         Err(status) => {
             let failure = super::exit::Failure::from(status);
-            finding("daemon", Verdict::Bad, format!("{}: {failure}", daemon.address))
+            finding("daemon", Verdict::Bad, format!("{}: {failure}", daemon.address()))
         }
     }
 }

@@ -248,7 +248,7 @@ fn fact(lease: &v1::Lease, name: &str) -> String {
 /// Keeps the lease alive until a signal comes.
 async fn serve_on(harbour: &Harbour, lease: &v1::Lease, guide: &mut Guide, interrupt: &Interrupt) -> Result<()> {
     guide.step("Serving on; Ctrl-C gives it all back")?;
-    guide.command(&format!("export DRYDOCK_ADDR={} DRYDOCK_LEASE_ID={}", harbour.daemon.address, lease.id))?;
+    guide.command(&format!("export DRYDOCK_ADDR={} DRYDOCK_LEASE_ID={}", harbour.daemon.address(), lease.id))?;
     guide.command("drydock exec @ -- ls -l")?;
     let renewing = tokio::spawn(renew(harbour.daemon.clone(), lease.clone()));
     interrupt.heard().await;

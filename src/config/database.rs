@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::str::FromStr;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::{Origin, Said, absolute, first};
 use crate::error::{Error, Result};
@@ -159,11 +159,27 @@ fn check_parameters(url: &str, said: &Said) -> Result<()> {
                 said.origin
             )));
         }
+        let file = percent_decode_str(value).decode_utf8_lossy();
+        if key.starts_with("ssl") && !key.ends_with("mode") && !file.starts_with("-----BEGIN") {
+            readable(key, Path::new(&*file), said)?;
+        }
         let modes = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
         if matches!(key, "sslmode" | "ssl-mode") && !modes.contains(&value) {
             let why = format!("sslmode {value:?} is none of {}", modes.join(", "));
             return Err(Error::invalid(format!("database ({}): {why}", said.origin)));
         }
+    }
+    Ok(())
+}
+
+/// Of the files that TLS to a server needs: without their names, what goes wrong later is hard to place.
+fn readable(key: &str, path: &Path, said: &Said) -> Result<()> {
+    let which = format!("database ({}): {key} {}", said.origin, path.display());
+    let failed = |error: std::io::Error| Error::invalid(format!("{which} cannot be read")).because(error);
+    let mode = File::open(path).and_then(|file| file.metadata()).map_err(failed)?.mode();
+    if key.ends_with("key") && mode & 0o037 != 0 {
+        let why = "it must be 0600, or 0640 for a group that may read it (chmod 600)";
+        return Err(Error::invalid(format!("{which} has mode {:04o}; {why}", mode & 0o7777)));
     }
     Ok(())
 }
@@ -184,9 +200,8 @@ fn with_password(url: &str, password: &str) -> Option<DatabaseUrl> {
 /// `INVALID_ARGUMENT`: it cannot be read, others can read it, it is empty. Never shows what is in it.
 pub fn secret(setting: &str, path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let failed = |error: std::io::Error| {
-        Error::invalid(format!("{setting} {} cannot be read", path.display())).because(error)
-    };
+    let failed =
+        |error: std::io::Error| Error::invalid(format!("{setting} {} cannot be read", path.display())).because(error);
     let file = File::open(path).map_err(failed)?;
     let facts = file.metadata().map_err(failed)?;
     if facts.mode() & 0o037 != 0 {
@@ -266,6 +281,11 @@ mod tests {
             (flags(&[("database", "sqlite:/x"), ("database_password_file", &password)]), "postgres://USER@HOST"),
             (flags(&[("database_file", "/nowhere")]), "cannot be read"),
             (flags(&[("database", "postgres://a@b/c?sslmode=verify_full")]), "verify-full"),
+            (
+                flags(&[("database", "postgres://a@b/c?sslrootcert=/no%20where")]),
+                "sslrootcert /no where cannot be read",
+            ),
+            (flags(&[("database", &format!("postgres://a@b/c?sslkey={open}"))]), "chmod 600"),
         ] {
             let message = resolve(&wrong, NOWHERE).unwrap_err().message;
             assert!(message.contains(word) && !message.contains("s3"), "{message}");

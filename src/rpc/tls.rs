@@ -134,13 +134,18 @@ impl Identity {
     pub fn concerns(&self, now: Micros) -> Vec<String> {
         let present = self.present();
         let mut found = Vec::new();
-        let (from, until) =
-            (present.not_before.saturating_mul(1_000_000), present.not_after.saturating_mul(1_000_000));
+        let (from, until) = (present.not_before.saturating_mul(1_000_000), present.not_after.saturating_mul(1_000_000));
         let which = self.cert.display();
         if until <= now {
-            found.push(format!("the certificate {which} ran out at {}; clients refuse it, put a new one there", utc(until)));
+            found.push(format!(
+                "the certificate {which} ran out at {}; clients refuse it, put a new one there",
+                utc(until)
+            ));
         } else if until <= now.saturating_add(micros(SOON)) {
-            found.push(format!("the certificate {which} runs out at {}; put a new one there and send SIGHUP", utc(until)));
+            found.push(format!(
+                "the certificate {which} runs out at {}; put a new one there and send SIGHUP",
+                utc(until)
+            ));
         }
         if from > now {
             found.push(format!("the certificate {which} holds only from {}; clients refuse it until then", utc(from)));
