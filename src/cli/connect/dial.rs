@@ -109,11 +109,12 @@ fn why(error: &tonic::transport::Error, trust: &Trust) -> String {
 
 fn of_handshake(error: &rustls::Error, trust: &Trust) -> String {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
     };
     match error {
-        rustls::Error::InvalidCertificate(UnknownIssuer) => match trust {
+        // Another CA of the same name is another CA.
+        rustls::Error::InvalidCertificate(UnknownIssuer | BadSignature) => match trust {
             Trust::System => {
                 "no CA that this system trusts vouches for its certificate; name its CA in DRYDOCK_CA_FILE".to_owned()
             }

@@ -134,7 +134,8 @@ async fn bring(connection: &mut PgConnection, which: &str) -> Result<Micros> {
 /// What TLS makes of the server, or of our own files: the same again the next time.
 fn of_tls(error: &sqlx::Error) -> Option<String> {
     let verdict = |error: &rustls::Error| match error {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Another CA of the same name is another CA.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "no CA that is trusted here vouches for its certificate; name its CA by sslrootcert".to_owned()
         }
         rustls::Error::InvalidCertificate(

@@ -38,12 +38,16 @@ async fn three_daemons_start_one_is_killed_and_the_others_go_on() {
     let lease = drydock(&["lease", "acquire", "host"]).await.trim().to_owned();
     let pid = |number| rustix::process::Pid::from_raw(number).unwrap();
     rustix::process::kill_process(pid(first.unwrap()), rustix::process::Signal::KILL).unwrap();
-    assert!(drydock(&["lease", "get", &lease]).await.contains("active"));
+    assert!(drydock(&["lease", "get", &lease, "-o", "json"]).await.contains("STATE_ACTIVE"));
     drydock(&["lease", "acquire", "port", "--no-wait"]).await;
 
     rustix::process::kill_process(pid(script.id().unwrap().cast_signed()), rustix::process::Signal::TERM).unwrap();
     timeout(PATIENCE, script.wait()).await.expect("it takes everything away").unwrap();
-    assert_eq!(std::fs::read_dir(home.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("tmp.")
-    }).count(), 0);
+    assert_eq!(
+        std::fs::read_dir(home.path())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("tmp.") })
+            .count(),
+        0
+    );
 }
