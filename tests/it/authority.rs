@@ -30,7 +30,7 @@ impl Authority {
 
     /// Its own certificate in a file.
     pub(crate) fn file(&self, folder: &Path) -> PathBuf {
-        let path = folder.join(format!("ca-{:p}.pem", self));
+        let path = folder.join(format!("ca-{self:p}.pem"));
         write(&path, &self.pem);
         path
     }

@@ -236,8 +236,7 @@ async fn reach(address: &Address, trust: &Trust, serving: bool) -> Result<Channe
     }
     // That the other side speaks something else is not noticed before something is asked.
     match health(&channel).await {
-        Ok(ServingStatus::Serving) => Ok(channel),
-        Ok(_) if serving => Err(GOES_DOWN.to_owned()),
+        Ok(status) if serving && status != ServingStatus::Serving => Err(GOES_DOWN.to_owned()),
         Err(status) if is_lost(&status) => Err(match address {
             Address::Http(_) => "what listens there speaks no plain HTTP/2; if it speaks TLS, say https://".to_owned(),
             _ => status.message().to_owned(),

@@ -147,7 +147,6 @@ async fn who_waits_and_who_watches_go_on_with_the_next_daemon() {
     let mut watched = lines(&mut watching);
     let first: serde_json::Value = serde_json::from_str(&line(&mut watched).await).unwrap();
     assert_ne!(first["state"], "STATE_ACTIVE", "{first:#}");
-    let mut seen = vec![serde_json::from_str::<serde_json::Value>(&line(&mut told).await).unwrap()];
 
     one.kill().await;
     sqlx::raw_sql("COMMIT").execute(&mut held).await.unwrap();
@@ -168,7 +167,8 @@ async fn who_waits_and_who_watches_go_on_with_the_next_daemon() {
     assert_eq!(listed.trim(), lease);
 
     // The watch of events has gone over too; each is told once and in order.
-    while !seen.iter().any(|event| event["type"] == "lease.activated" && event["subjectId"] == *lease) {
+    let mut seen: Vec<serde_json::Value> = Vec::new();
+    while !seen.iter().any(|event| event["type"] == "lease.activated" && event["subjectIds"][0] == *lease) {
         seen.push(serde_json::from_str(&line(&mut told).await).unwrap());
     }
     let ids: Vec<&str> = seen.iter().map(|event| event["id"].as_str().unwrap()).collect();
