@@ -1,5 +1,6 @@
 //! Settings of a daemon: flags beat environment beat `--config` beat `/etc/drydock/drydock.toml` beat defaults.
 
+mod database;
 mod file;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::model::kind::parse_span;
 use crate::model::share::Shares;
+pub use database::{DatabaseUrl, secret, without_password};
 
 /// The file that is read when it exists.
 pub const SYSTEM_FILE: &str = "/etc/drydock/drydock.toml";
@@ -28,8 +30,10 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The unix socket; its folder is made 0700 when missing.
     pub socket: PathBuf,
-    /// Loopback TCP addresses, for example `127.0.0.1:7420`; port 0 takes a free one.
+    /// TCP addresses, for example `127.0.0.1:7420`; port 0 takes a free one. Others than loopback need `tls`.
     pub listen: Vec<String>,
+    /// With it every address of `listen` speaks TLS.
+    pub tls: Option<TlsFiles>,
     /// The loopback address of the metrics page; off unless given.
     pub metrics_listen: Option<String>,
     /// How the daemon's log is written.
@@ -39,7 +43,7 @@ pub struct Settings {
     /// `--tokens FILE`; without it, `listen` makes one admin token in `token` in the data folder.
     pub tokens: Option<PathBuf>,
     /// `sqlite:PATH`, by default `drydock.db` in the data folder, or `postgres://…`, which may hold a password.
-    pub database: String,
+    pub database: DatabaseUrl,
     /// Workers of the queue, at least 1.
     pub workers: usize,
     /// How long ended leases and events are kept.
@@ -52,6 +56,15 @@ pub struct Settings {
     pub owners: Shares,
     /// This binary, for the supervisor and the built-in web server.
     pub executable: PathBuf,
+}
+
+/// The daemon's certificate and its key, both PEM; read again on SIGHUP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The daemon's own certificate first, then those that lead to its CA.
+    pub cert: PathBuf,
+    /// 0600, or 0640.
+    pub key: PathBuf,
 }
 
 /// How a log is written.
@@ -92,15 +105,19 @@ const fn key(name: &'static str, env: &'static str, shape: Shape) -> Key {
     Key { name, env, shape }
 }
 
-const KEYS: [Key; 13] = [
+const KEYS: [Key; 17] = [
     key("data_dir", "DRYDOCK_DATA_DIR", Shape::Path),
     key("socket", "DRYDOCK_SOCKET", Shape::Path),
     key("listen", "DRYDOCK_LISTEN", Shape::List),
+    key("tls_cert", "DRYDOCK_TLS_CERT", Shape::Path),
+    key("tls_key", "DRYDOCK_TLS_KEY", Shape::Path),
     key("metrics_listen", "DRYDOCK_METRICS_LISTEN", Shape::Text),
     key("log_format", "DRYDOCK_LOG_FORMAT", Shape::Text),
     key("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", Shape::Text),
     key("tokens", "DRYDOCK_TOKENS", Shape::Path),
     key("database", "DRYDOCK_DATABASE_URL", Shape::Text),
+    key("database_file", "DRYDOCK_DATABASE_URL_FILE", Shape::Path),
+    key("database_password_file", "DRYDOCK_DATABASE_PASSWORD_FILE", Shape::Path),
     key("workers", "DRYDOCK_WORKERS", Shape::Number),
     key("retention", "DRYDOCK_RETENTION", Shape::Span),
     key("stock_blueprints", "DRYDOCK_STOCK_BLUEPRINTS", Shape::Switch),
@@ -140,7 +157,7 @@ struct Said {
 }
 
 /// What was said on the command line: values by key; an absent key says nothing.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Flags {
     /// `--config FILE`.
     pub config: Option<PathBuf>,
@@ -148,6 +165,23 @@ pub struct Flags {
     pub values: BTreeMap<&'static str, Vec<String>>,
     /// What `stock_blueprints` is when nobody says anything: `up` brings them, `serve` does not.
     pub stock_blueprints: bool,
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A value may be a database's URL with a password.
+        let values: BTreeMap<_, Vec<_>> = self
+            .values
+            .iter()
+            .map(|(name, items)| (name, items.iter().map(|it| without_password(it)).collect()))
+            .collect();
+        let Self { config, stock_blueprints, .. } = self;
+        f.debug_struct("Flags")
+            .field("config", config)
+            .field("values", &values)
+            .field("stock_blueprints", stock_blueprints)
+            .finish()
+    }
 }
 
 /// Settings, and where each one comes from.
@@ -195,11 +229,13 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
     };
     let socket = take("socket", &beside.join(SOCKET_NAME).display().to_string());
     let listen = take("listen", "");
+    let (tls_cert, tls_key) = (take("tls_cert", ""), take("tls_key", ""));
     let metrics_listen = take("metrics_listen", "");
     let log_format = take("log_format", "auto");
     let otlp_endpoint = take("otlp_endpoint", "");
     let tokens = take("tokens", "");
     let database = take("database", &format!("sqlite:{}", data_dir.join("drydock.db").display()));
+    let (database_file, password_file) = (take("database_file", ""), take("database_password_file", ""));
     let workers = take("workers", DEFAULT_WORKERS);
     let retention = take("retention", DEFAULT_RETENTION);
     let stock = take("stock_blueprints", if flags.stock_blueprints { "true" } else { "false" });
@@ -210,11 +246,12 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         data_dir,
         socket: check_socket(&socket)?,
         listen: listen.items.clone(),
+        tls: check_tls(&tls_cert, &tls_key)?,
         metrics_listen: metrics_listen.items.first().cloned(),
         log_format: check_log_format(&log_format)?,
         otlp_endpoint: otlp_endpoint.items.first().cloned(),
         tokens: tokens.items.first().map(|path| absolute(path)).transpose()?,
-        database: check_database(&database)?,
+        database: database::resolve(&database, &database_file, &password_file)?,
         workers: check_workers(&workers)?,
         retention: check_retention(&retention)?,
         stock_blueprints: check_switch("stock_blueprints", &stock)?,
@@ -227,7 +264,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         match *name {
             "data_dir" => *shown = settings.data_dir.display().to_string(),
             "socket" => *shown = settings.socket.display().to_string(),
-            "database" => *shown = without_password(&settings.database),
+            "database" => *shown = settings.database.to_string(),
             _ => {}
         }
     }
@@ -301,30 +338,14 @@ fn check_socket(said: &Said) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn check_database(said: &Said) -> Result<String> {
-    let url = first(said);
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(url.to_owned());
-    }
-    match url.strip_prefix("sqlite:") {
-        Some(path) if !path.is_empty() => {
-            Ok(format!("sqlite:{}", absolute(path.strip_prefix("//").unwrap_or(path))?.display()))
+fn check_tls(cert: &Said, key: &Said) -> Result<Option<TlsFiles>> {
+    match (cert.items.first(), key.items.first()) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? })),
+        (Some(_), None) => Err(Error::invalid(format!("tls_cert ({}) needs its key; say tls_key too", cert.origin))),
+        (None, Some(_)) => {
+            Err(Error::invalid(format!("tls_key ({}) needs its certificate; say tls_cert too", key.origin)))
         }
-        _ => Err(Error::invalid(format!(
-            "database {url:?} ({}) is not of the form sqlite:PATH or postgres://USER@HOST/NAME",
-            said.origin
-        ))),
-    }
-}
-
-/// A database's URL as it may be shown: whatever stands between the user and the host, and what is asked for as a parameter.
-#[must_use]
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let rest = rest.split_once('?').map_or(rest, |(rest, _)| rest);
-    match rest.rsplit_once('@') {
-        Some((user, host)) => format!("{scheme}://{}@{host}", user.split_once(':').map_or(user, |(user, _)| user)),
-        None => format!("{scheme}://{rest}"),
     }
 }
 
@@ -386,7 +407,7 @@ mod tests {
         let settings = resolve(&Flags::default(), &env).unwrap().settings;
         assert_eq!(settings.data_dir, Path::new("/home/x/.local/state/drydock"));
         assert_eq!(settings.socket, Path::new("/run/user/7/drydock/drydock.sock"));
-        assert_eq!(settings.database, "sqlite:/home/x/.local/state/drydock/drydock.db");
+        assert_eq!(&*settings.database, "sqlite:/home/x/.local/state/drydock/drydock.db");
         assert_eq!(settings.retention, Duration::from_hours(30 * 24));
         assert!(settings.sweep && !settings.stock_blueprints);
     }
@@ -425,6 +446,8 @@ mod tests {
             ("sweep", "maybe", "neither"),
             ("log_format", "xml", "none of auto"),
             ("owners", "ci weight=none", "--owners"),
+            ("tls_cert", "/cert.pem", "say tls_key too"),
+            ("tls_key", "/key.pem", "say tls_cert too"),
         ] {
             let message = resolve(&flags(&[(name, value)]), &env).unwrap_err().message;
             assert!(message.contains(word) && !message.contains("secret"), "{message}");

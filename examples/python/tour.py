@@ -23,7 +23,14 @@ from drydock.v1 import lease_service_pb2_grpc as lease_grpc
 
 
 def connect(address):
-    """A channel to unix:/path, or to http://127.0.0.1:7420."""
+    """A channel to unix:/path, to http://127.0.0.1:7420, or to https://host:7420."""
+    if address.startswith("https://"):
+        # Without DRYDOCK_CA_FILE it is up to gRPC whose certificates are believed.
+        authority = None
+        if os.environ.get("DRYDOCK_CA_FILE"):
+            with open(os.environ["DRYDOCK_CA_FILE"], "rb") as file:
+                authority = file.read()
+        return grpc.secure_channel(address.removeprefix("https://"), grpc.ssl_channel_credentials(authority))
     # gRPC would send the socket's path as authority, which the server's HTTP/2 library refuses.
     options = [("grpc.default_authority", "localhost")] if address.startswith("unix:") else []
     return grpc.insecure_channel(address.removeprefix("http://"), options)

@@ -97,8 +97,19 @@ impl Details {
 ///
 /// # Errors
 /// Those of the door.
-pub async fn place(daemon: &Daemon, request: v1::AcquireLeaseRequest) -> Result<v1::Lease> {
+pub async fn place(daemon: &Daemon, mut request: v1::AcquireLeaseRequest) -> Result<v1::Lease> {
+    if daemon.has_others() && request.request_id.is_empty() {
+        // The next daemon may be asked for what the one before has already queued.
+        request.request_id = fresh_id()?;
+    }
     present(daemon.leases().acquire_lease(soon(request)).await?.into_inner().lease)
+}
+
+fn fresh_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(FAILURE, "INTERNAL", format!("no random numbers: {error}")))?;
+    Ok(bytes.iter().fold("cli-".to_owned(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// Waits until the lease is ACTIVE, has ended, or `patience` is over (`None`: for ever), and answers with its state then.
@@ -138,7 +149,12 @@ pub async fn reach(
         }
         let request =
             v1::WaitLeaseRequest { lease_id: lease.id.clone(), until: until.into(), timeout: Some(words::proto(left)) };
-        lease = present(daemon.leases().wait_lease(within(left, request)).await?.into_inner().lease)?;
+        match daemon.leases().wait_lease(within(left, request)).await {
+            Ok(answer) => lease = present(answer.into_inner().lease)?,
+            // For the time that is left, with the next one.
+            Err(status) if daemon.goes_on(&status).await => {}
+            Err(status) => return Err(status.into()),
+        }
     }
     Ok(lease)
 }

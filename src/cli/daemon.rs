@@ -92,8 +92,9 @@ fn announce(settings: &Settings, ready: &Ready) -> Result<()> {
         rustix::process::getuid().as_raw(),
         settings.data_dir.display()
     );
+    let scheme = if ready.tls { "https" } else { "http" };
     for address in &ready.listen {
-        let _ = write!(line, "  http://{address}");
+        let _ = write!(line, "  {scheme}://{address}");
     }
     if let Some(address) = &ready.metrics {
         let _ = write!(line, "  metrics: http://{address}/metrics");

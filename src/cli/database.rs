@@ -1,11 +1,13 @@
 //! `drydock database`: brings a database to this version, and moves it from a file to a server.
 
+use std::path::PathBuf;
+
 use serde_json::{Map, Value};
 
 use super::exit::{Failure, OK, Result};
 use super::output::{self, Format};
 use super::settings::Flags;
-use crate::config::without_password;
+use crate::config::{DatabaseUrl, secret};
 use crate::error::{Error, Reason, report};
 use crate::rpc::server::location;
 use crate::store::{Location, Store};
@@ -22,7 +24,16 @@ pub enum Database {
         from: Flags,
         /// Where to: `postgres://USER@HOST/NAME`; a password is better kept in the file that PGPASSFILE names.
         #[arg(long, value_name = "URL", env = "DRYDOCK_COPY_TO", hide_env_values = true)]
-        to: String,
+        to: Option<DatabaseUrl>,
+        /// A file with that URL, 0600 or 0640.
+        #[arg(
+            long,
+            value_name = "FILE",
+            env = "DRYDOCK_COPY_TO_FILE",
+            conflicts_with = "to",
+            required_unless_present = "to"
+        )]
+        to_file: Option<PathBuf>,
     },
 }
 
@@ -35,13 +46,14 @@ pub async fn run(format: Format, command: Database) -> Result<u8> {
         Database::Migrate(flags) => {
             let settings = flags.resolve(false)?.settings;
             Store::migrate(&location(&settings)).await.map_err(failure)?;
-            output::print(&format!(
-                "{} is of version {}",
-                without_password(&settings.database),
-                env!("CARGO_PKG_VERSION")
-            ))?;
+            output::print(&format!("{} is of version {}", settings.database, env!("CARGO_PKG_VERSION")))?;
         }
-        Database::Copy { from, to } => {
+        Database::Copy { from, to, to_file } => {
+            let to = match (to, to_file) {
+                (Some(to), _) => to,
+                (None, Some(path)) => secret("--to-file", &path).map_err(failure)?.into(),
+                (None, None) => return Err(Failure::usage("say --to or --to-file")),
+            };
             let mut settings = from.resolve(false)?.settings;
             let Location::Sqlite { path } = location(&settings) else {
                 return Err(Failure::configuration("copy goes from a file: say --database sqlite:PATH, or --data-dir"));

@@ -13,8 +13,11 @@ use super::connect::soon;
 use super::exit::{FAILURE, OK, Result, UNAVAILABLE};
 use super::output::{self, Format, Paint};
 use super::settings::Flags;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Settings;
+use crate::error::report;
 use crate::proto::v1;
+use crate::rpc::server;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,6 +64,7 @@ pub async fn run(globals: &Globals, flags: &Flags) -> Result<u8> {
         Ok(resolved) => {
             findings.push(finding("settings", Verdict::Good, "valid; `drydock config show` lists them".to_owned()));
             findings.push(data_folder(&resolved.settings));
+            findings.extend(doors(&resolved.settings));
         }
         Err(failure) => findings.push(finding("settings", Verdict::Bad, failure.message)),
     }
@@ -108,6 +112,17 @@ fn data_folder(settings: &Settings) -> Finding {
     }
 }
 
+/// What callers over TCP would be shown; nothing when there is no such door.
+fn doors(settings: &Settings) -> Vec<Finding> {
+    match server::inspect(settings, SystemClock.now()) {
+        Ok((facts, concerns)) => {
+            let facts = facts.into_iter().map(|words| finding("certificate", Verdict::Good, words));
+            facts.chain(concerns.into_iter().map(|words| finding("certificate", Verdict::Bad, words))).collect()
+        }
+        Err(error) => vec![finding("doors", Verdict::Bad, report(&error))],
+    }
+}
+
 async fn daemon(globals: &Globals) -> Finding {
     let daemon = match globals.connect().await {
         Ok(daemon) => daemon,
@@ -117,13 +132,13 @@ async fn daemon(globals: &Globals) -> Finding {
         Ok(answer) => {
             let info = answer.into_inner();
             let caller = info.caller.unwrap_or_default();
-            let words = format!("{} at {}; you are {}", info.version, daemon.address, caller.principal);
+            let words = format!("{} at {}; you are {}", info.version, daemon.address(), caller.principal);
             let same = info.version == env!("CARGO_PKG_VERSION");
             finding("daemon", if same { Verdict::Good } else { Verdict::Missing }, words)
         }
         Err(status) => {
             let failure = super::exit::Failure::from(status);
-            finding("daemon", Verdict::Bad, format!("{}: {failure}", daemon.address))
+            finding("daemon", Verdict::Bad, format!("{}: {failure}", daemon.address()))
         }
     }
 }

@@ -77,12 +77,34 @@ pub async fn run(globals: &Globals, command: Event) -> Result<u8> {
             output::list(globals.output, &all)?;
         }
         Event::Watch { which, cursor } => {
-            let request = v1::WatchEventsRequest { filter: which.filter()?, cursor };
-            let daemon = globals.connect().await?;
-            let mut answers = daemon.events().watch_events(Request::new(request)).await?.into_inner();
-            while let Some(answer) = answers.next().await {
-                for event in answer?.events {
-                    output::next(globals.output, &event)?;
+            let (filter, daemon) = (which.filter()?, globals.connect().await?);
+            let mut cursor = cursor;
+            loop {
+                let request = v1::WatchEventsRequest { filter: filter.clone(), cursor: cursor.clone() };
+                let mut answers = match daemon.events().watch_events(Request::new(request)).await {
+                    Ok(answers) => answers.into_inner(),
+                    Err(status) if daemon.goes_on(&status).await => continue,
+                    Err(status) => return Err(status.into()),
+                };
+                let ended = loop {
+                    match answers.next().await {
+                        Some(Ok(answer)) => {
+                            for event in &answer.events {
+                                output::next(globals.output, event)?;
+                            }
+                            if !answer.cursor.is_empty() {
+                                cursor = answer.cursor;
+                            }
+                        }
+                        Some(Err(status)) => break Some(status),
+                        None => break None,
+                    }
+                };
+                match ended {
+                    None => break,
+                    // From where this one ended, with the next one.
+                    Some(status) if daemon.goes_on(&status).await => {}
+                    Some(status) => return Err(status.into()),
                 }
             }
         }

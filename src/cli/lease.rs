@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio_stream::StreamExt as _;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use super::Globals;
 use super::acquire::{self, Demand, Details, present};
@@ -262,14 +262,50 @@ async fn list(globals: &Globals, args: ListArgs) -> Result<u8> {
 
 async fn watch(globals: &Globals, lease_id: String, until: Until) -> Result<u8> {
     let daemon = globals.connect().await?;
-    let request = v1::WatchLeaseRequest { lease_id, until: until.state().into(), cursor: String::new() };
-    let mut answers = daemon.leases().watch_lease(Request::new(request)).await?.into_inner();
-    while let Some(answer) = answers.next().await {
-        if let Some(lease) = answer?.lease {
-            output::next(globals.output, &lease)?;
+    let (mut cursor, mut last) = (String::new(), None);
+    loop {
+        let request =
+            v1::WatchLeaseRequest { lease_id: lease_id.clone(), until: until.state().into(), cursor: cursor.clone() };
+        let ended = async {
+            let mut answers = daemon.leases().watch_lease(Request::new(request)).await?.into_inner();
+            while let Some(answer) = answers.next().await {
+                let answer = answer?;
+                if !answer.cursor.is_empty() {
+                    cursor = answer.cursor;
+                }
+                // After a change of daemons the watch begins with what is already told.
+                if answer.lease.is_some() && answer.lease != last {
+                    last = answer.lease;
+                    last.iter().try_for_each(|lease| output::next(globals.output, lease))?;
+                }
+            }
+            Ok(())
+        };
+        match ended.await {
+            Ok(()) => return Ok(OK),
+            Err(Broken::Watch(status)) if daemon.goes_on(&status).await => {}
+            Err(Broken::Watch(status)) => return Err(status.into()),
+            Err(Broken::Output(failure)) => return Err(failure),
         }
     }
-    Ok(OK)
+}
+
+/// Why a watch did not come to its end.
+enum Broken {
+    Watch(Status),
+    Output(Failure),
+}
+
+impl From<Status> for Broken {
+    fn from(status: Status) -> Self {
+        Self::Watch(status)
+    }
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Output(failure)
+    }
 }
 
 async fn wait(globals: &Globals, lease_id: String, until: Until, timeout: Option<Duration>) -> Result<u8> {

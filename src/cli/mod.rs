@@ -58,7 +58,7 @@ pub struct Globals {
         env = "DRYDOCK_ADDR",
         hide_env_values = true,
         value_name = "ADDR",
-        help = "Where the daemon is; several by comma are tried in turn: unix:/PATH, http://127.0.0.1:7420 \
+        help = "Where the daemon is; several by comma are tried in turn: unix:/PATH, http://127.0.0.1:7420, https://HOST:7420 \
                 [default: the socket of this user's daemon]"
     )]
     addr: Option<String>,

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Status};
+use tonic_types::StatusExt as _;
 
 use super::connect::Daemon;
 use super::exit::{FAILURE, Failure, Result};
@@ -149,6 +150,8 @@ async fn copy(mut frames: Frames) -> Result<v1::ProcessExited> {
             Ok(Frame::Other) => {}
             // With `check` an error follows the end; the exit code says the same.
             Err(_) if exited.is_some() => break,
+            // The daemon's own refusals and failures carry a reason.
+            Err(status) if status.get_details_error_info().is_none() => break,
             Err(status) => return Err(status.into()),
         }
     }

@@ -78,11 +78,12 @@ impl Harbour {
         let settings = Settings {
             socket: folder.join(crate::config::SOCKET_NAME),
             listen: Vec::new(),
+            tls: None,
             metrics_listen: None,
             log_format: crate::config::LogFormat::Auto,
             otlp_endpoint: None,
             tokens: None,
-            database: format!("sqlite:{}", data_dir.join("drydock.db").display()),
+            database: format!("sqlite:{}", data_dir.join("drydock.db").display()).into(),
             workers: 4,
             retention: Duration::from_hours(24),
             stock_blueprints: true,
@@ -247,7 +248,7 @@ fn fact(lease: &v1::Lease, name: &str) -> String {
 /// Keeps the lease alive until a signal comes.
 async fn serve_on(harbour: &Harbour, lease: &v1::Lease, guide: &mut Guide, interrupt: &Interrupt) -> Result<()> {
     guide.step("Serving on; Ctrl-C gives it all back")?;
-    guide.command(&format!("export DRYDOCK_ADDR={} DRYDOCK_LEASE_ID={}", harbour.daemon.address, lease.id))?;
+    guide.command(&format!("export DRYDOCK_ADDR={} DRYDOCK_LEASE_ID={}", harbour.daemon.address(), lease.id))?;
     guide.command("drydock exec @ -- ls -l")?;
     let renewing = tokio::spawn(renew(harbour.daemon.clone(), lease.clone()));
     interrupt.heard().await;

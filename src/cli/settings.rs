@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use super::exit::{Failure, OK, Result};
 use super::output::{self, Format};
-use crate::config::{self, Resolved};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{self, DatabaseUrl, Resolved};
 use crate::error::report;
+use crate::rpc::server;
 
 /// What to do with settings.
 #[derive(Debug, clap::Subcommand)]
@@ -30,9 +32,15 @@ pub struct Flags {
         help = "The unix socket [default: in XDG_RUNTIME_DIR, or in the data folder when that is given]"
     )]
     socket: Option<String>,
-    /// Also listen on a loopback address, for callers with a token; may be repeated.
+    /// Also listen on a TCP address, for callers with a token; other than loopback with TLS alone; may be repeated.
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
+    /// The certificate (PEM) that callers over TCP are shown; with it all of --listen speaks TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The certificate's key (PEM), 0600 or 0640.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Serve metrics for Prometheus on this loopback address, at /metrics [default: off].
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<String>,
@@ -43,7 +51,13 @@ pub struct Flags {
         value_name = "URL",
         help = "sqlite:PATH, or postgres://USER@HOST/NAME for several daemons [default: drydock.db in the data folder]"
     )]
-    database: Option<String>,
+    database: Option<DatabaseUrl>,
+    /// A file with that URL, 0600 or 0640: what is in it does not show in `ps`.
+    #[arg(long, value_name = "FILE")]
+    database_file: Option<String>,
+    /// A file with the password alone, 0600 or 0640.
+    #[arg(long, value_name = "FILE")]
+    database_password_file: Option<String>,
     /// How many tasks are worked on at once [default: 4].
     #[arg(long, value_name = "N")]
     workers: Option<String>,
@@ -72,9 +86,13 @@ impl Flags {
             ("data_dir", one(&self.data_dir)),
             ("socket", one(&self.socket)),
             ("listen", self.listen.clone()),
+            ("tls_cert", one(&self.tls_cert)),
+            ("tls_key", one(&self.tls_key)),
             ("metrics_listen", one(&self.metrics_listen)),
             ("tokens", one(&self.tokens)),
-            ("database", one(&self.database)),
+            ("database", self.database.iter().map(|url| url.as_ref().to_owned()).collect()),
+            ("database_file", one(&self.database_file)),
+            ("database_password_file", one(&self.database_password_file)),
             ("workers", one(&self.workers)),
             ("log_format", one(&self.log_format)),
             ("retention", one(&self.retention)),
@@ -93,7 +111,15 @@ impl Flags {
 pub fn run(format: Format, command: &Config) -> Result<u8> {
     match command {
         Config::Check(flags) => {
-            flags.resolve(false)?;
+            let settings = flags.resolve(false)?.settings;
+            let (facts, concerns) = server::inspect(&settings, SystemClock.now())
+                .map_err(|error| Failure::configuration(report(&error)))?;
+            for concern in concerns {
+                eprintln!("drydock: warning: {concern}");
+            }
+            for fact in facts {
+                eprintln!("drydock: {fact}");
+            }
             output::print("the settings are valid")?;
         }
         Config::Show(flags) => output::print(&show(format, &flags.resolve(false)?))?,

@@ -68,25 +68,23 @@ impl Principal {
     }
 }
 
-/// The address that `--listen` names, if this release may listen there: loopback only, since others need TLS.
-/// `localhost` stands for 127.0.0.1.
+/// The address that `--listen` names. `localhost` stands for 127.0.0.1.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT`: no address, or one that others can reach.
+/// `INVALID_ARGUMENT`: no address and port.
 pub fn listen_address(text: &str) -> Result<SocketAddr> {
-    let address = match text.strip_prefix("localhost:").map(str::parse) {
-        Some(Ok(port)) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+    match text.strip_prefix("localhost:").map(str::parse) {
+        Some(Ok(port)) => Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
         _ => text.parse().map_err(|_| {
             Error::invalid(format!("cannot listen on {text:?}: not an address and a port, as in 127.0.0.1:7420"))
-        })?,
-    };
-    if address.ip().to_canonical().is_loopback() {
-        return Ok(address);
+        }),
     }
-    Err(Error::invalid(format!(
-        "cannot listen on {address}: addresses other than loopback need TLS, which this release does not have; \
-         listen on 127.0.0.1 and put an ssh tunnel or a TLS proxy in front of it"
-    )))
+}
+
+/// Whether nobody but this machine can connect to it.
+#[must_use]
+pub fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 /// The rules of the doors.
@@ -265,11 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_listened_on() {
-        for good in ["127.0.0.1:7420", "127.9.9.9:1", "[::1]:7420", "localhost:0", "[::ffff:127.0.0.1]:1"] {
-            assert!(listen_address(good).is_ok(), "{good}");
+    fn addresses_are_read_and_loopback_is_known() {
+        for loopback in ["127.0.0.1:7420", "127.9.9.9:1", "[::1]:7420", "localhost:0", "[::ffff:127.0.0.1]:1"] {
+            assert!(is_loopback(&listen_address(loopback).unwrap()), "{loopback}");
         }
-        for bad in ["0.0.0.0:7420", "[::]:7420", "10.0.0.7:7420", "7420", "example.org:1", "localhost:http", ""] {
+        for other in ["0.0.0.0:7420", "[::]:7420", "10.0.0.7:7420"] {
+            assert!(!is_loopback(&listen_address(other).unwrap()), "{other}");
+        }
+        for bad in ["7420", "example.org:1", "localhost:http", ""] {
             assert_eq!(listen_address(bad).unwrap_err().reason, Reason::InvalidArgument, "{bad}");
         }
     }

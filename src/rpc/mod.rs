@@ -12,6 +12,7 @@ pub mod page;
 pub mod reflection;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod tokens;
 
 mod blueprint;

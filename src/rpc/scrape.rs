@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::doors::listen_address;
+use super::doors::{is_loopback, listen_address};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::error::{Error, Result, report};
@@ -40,6 +40,12 @@ pub(super) async fn listen(settings: &Settings) -> Result<Option<(TcpListener, S
     let Some(text) = &settings.metrics_listen else { return Ok(None) };
     let address =
         listen_address(text).map_err(|error| Error::invalid(format!("metrics_listen {text:?}: {}", error.message)))?;
+    if !is_loopback(&address) {
+        return Err(Error::invalid(format!(
+            "metrics_listen {text:?}: the page asks nobody who they are, so it is for loopback addresses only; \
+             put Prometheus on this machine, or a proxy in front of the page"
+        )));
+    }
     let taken = |error: std::io::Error| {
         Error::invalid(format!("cannot listen on {address}: {error}; choose another --metrics-listen")).because(error)
     };

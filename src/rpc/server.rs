@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -14,17 +16,18 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Layer as _;
 
-use super::doors::{DoorsLayer, listen_address};
+use super::doors::{DoorsLayer, is_loopback, listen_address};
 use super::limits::{Farewell, Limits, edge, serve};
 use super::meter::MeterLayer;
 use super::scrape;
 use super::services::services;
 use super::socket::{self, Name};
+use super::tls::{Identity, Secured, TlsError};
 use super::tokens::{Tokens, TokensError};
 use super::traces::Traces;
 use crate::blueprint::Registry;
 use crate::blueprint::remote_host::{OverSsh, RemoteHost};
-use crate::clock::{Clock as _, HeardClock, SharedClock, SystemClock};
+use crate::clock::{Clock as _, HeardClock, Micros, SharedClock, SystemClock};
 use crate::config::Settings;
 use crate::engine::{self, Engine};
 use crate::error::{Error, Reason, Result, report};
@@ -43,6 +46,8 @@ pub struct Ready {
     pub socket: PathBuf,
     /// `127.0.0.1:7420` and the like, with the port really taken.
     pub listen: Vec<String>,
+    /// Whether these addresses speak TLS.
+    pub tls: bool,
     /// The metrics page's address, when there is one.
     pub metrics: Option<String>,
     /// The generated token's file, when there is one.
@@ -56,7 +61,7 @@ pub struct Shutdown {
     pub drain: CancellationToken,
     /// Stop at once.
     pub stop: CancellationToken,
-    /// Read the token file again (SIGHUP); `notify_one` is not lost while another reading goes on.
+    /// Read the token file and the certificate again (SIGHUP); `notify_one` is not lost while another reading goes on.
     pub reload: Arc<Notify>,
 }
 
@@ -64,7 +69,7 @@ pub struct Shutdown {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for settings that cannot be (exit code 78): a listen address that is not allowed or taken, a token
-/// file that others can read, a database that is newer than this binary, a data folder or socket that another daemon uses.
+/// file or a key that others can read, a certificate that is none, a database that is newer than this binary, a data folder or socket that another daemon uses.
 pub async fn run(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
     let stop = shutdown.stop.clone();
     tokio::select! {
@@ -110,7 +115,7 @@ pub fn location(settings: &Settings) -> Location {
     // A worker holds a connection while it commits; calls share the others.
     let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
     let home = format!("{}:{}", machine(), settings.data_dir.display());
-    Location::Postgres(Remote { connections, home, ..Remote::at(settings.database.clone()) })
+    Location::Postgres(Remote { connections, home, ..Remote::at(&*settings.database) })
 }
 
 fn of_engine(settings: &Settings) -> engine::Settings {
@@ -135,14 +140,61 @@ struct Doors {
     socket: UnixListener,
     name: Name,
     tcp: Vec<TcpListener>,
+    identity: Option<(Arc<Identity>, TlsAcceptor)>,
     metrics: Option<TcpListener>,
     tokens: Tokens,
     ready: Ready,
 }
 
+/// What can be said of these settings without opening anything: what callers will see of the doors, and what is worth a warning
+/// at the time `now`.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` for what a daemon would refuse: an address without TLS that others can reach, a file of tokens, a
+/// certificate or a key that cannot be used.
+pub fn inspect(settings: &Settings, now: Micros) -> Result<(Vec<String>, Vec<String>)> {
+    addresses(settings)?;
+    if settings.tokens.is_some() {
+        tokens(settings)?;
+    }
+    let Some(identity) = identity(settings)? else { return Ok((Vec::new(), Vec::new())) };
+    Ok((vec![identity.describe()], identity.concerns(now)))
+}
+
+/// Where to listen on TCP.
+fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>> {
+    let addresses = settings.listen.iter().map(|text| listen_address(text)).collect::<Result<Vec<_>>>()?;
+    match addresses.iter().find(|address| settings.tls.is_none() && !is_loopback(address)) {
+        None => Ok(addresses),
+        Some(address) => Err(Error::invalid(format!(
+            "cannot listen on {address}: others can reach it, so it needs TLS; give --tls-cert and --tls-key, or listen on \
+             127.0.0.1 and put an ssh tunnel or a TLS proxy in front of it"
+        ))),
+    }
+}
+
+/// The certificate that callers over TCP are shown.
+fn identity(settings: &Settings) -> Result<Option<Arc<Identity>>> {
+    let Some(files) = &settings.tls else { return Ok(None) };
+    let identity = Identity::open(&files.cert, &files.key).map_err(unusable)?;
+    Ok(Some(Arc::new(identity)))
+}
+
+fn unusable(error: TlsError) -> Error {
+    Error::invalid(report(&error)).because(error)
+}
+
 impl Doors {
     async fn open(settings: &Settings) -> Result<Self> {
-        let addresses = settings.listen.iter().map(|text| listen_address(text)).collect::<Result<Vec<_>>>()?;
+        let addresses = addresses(settings)?;
+        let identity = match identity(settings)? {
+            None => None,
+            Some(identity) => {
+                warn_of(&identity);
+                let acceptor = identity.acceptor().map_err(unusable)?;
+                Some((identity, acceptor))
+            }
+        };
         let (tokens, token_file) = tokens(settings)?;
         let (socket, name) = socket::listen(&settings.socket)?;
         let socket = UnixListener::from_std(socket).map_err(|error| Error::internal("cannot use the socket", error))?;
@@ -157,8 +209,9 @@ impl Doors {
             .map_err(|error| Error::internal("cannot tell where the server listens", error))?;
         let metrics = scrape::listen(settings).await?;
         let (metrics, page) = metrics.map(|(listener, address)| (listener, address.to_string())).unzip();
-        let ready = Ready { socket: settings.socket.clone(), listen, metrics: page, token_file };
-        Ok(Self { socket, name, tcp, metrics, tokens, ready })
+        let tls = identity.is_some();
+        let ready = Ready { socket: settings.socket.clone(), listen, tls, metrics: page, token_file };
+        Ok(Self { socket, name, tcp, identity, metrics, tokens, ready })
     }
 
     /// Serves until a drain has come to its end.
@@ -169,7 +222,8 @@ impl Doors {
         ready: oneshot::Sender<Ready>,
         shutdown: &Shutdown,
     ) -> Result<()> {
-        let Self { socket, name, tcp, metrics, tokens, ready: facts } = self;
+        let Self { socket, name, tcp, identity, metrics, tokens, ready: facts } = self;
+        let (identity, acceptor) = identity.unzip();
         // To the end: a drain is worth watching.
         let _page = metrics.map(|listener| scrape::serve(listener, engine, links));
         let (leaving, closing) = (CancellationToken::new(), CancellationToken::new());
@@ -191,7 +245,12 @@ impl Doors {
         for listener in tcp {
             let (limits, service, closing) = (limits.clone(), service.clone(), closing.clone());
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            servers.spawn(async move { serve(&limits, service, incoming, closing.cancelled()).await });
+            if let Some(acceptor) = acceptor.clone() {
+                let incoming = incoming.map(move |stream| stream.map(|stream| Secured::new(&acceptor, stream)));
+                servers.spawn(async move { serve(&limits, service, incoming, closing.cancelled()).await });
+            } else {
+                servers.spawn(async move { serve(&limits, service, incoming, closing.cancelled()).await });
+            }
         }
         // Nobody may be listening, and that is fine.
         let _ = ready.send(facts);
@@ -199,7 +258,7 @@ impl Doors {
         loop {
             tokio::select! {
                 () = shutdown.drain.cancelled() => break,
-                () = shutdown.reload.notified() => reload(&tokens).await,
+                () = shutdown.reload.notified() => reload(&tokens, identity.as_ref()).await,
                 Some(ended) = servers.join_next() => {
                     farewell(ended)?;
                     return Err(Error::new(Reason::Internal, "a listener ended by itself"));
@@ -246,12 +305,28 @@ fn tokens(settings: &Settings) -> Result<(Tokens, Option<PathBuf>)> {
     }
 }
 
-async fn reload(tokens: &Tokens) {
+/// Each by itself: a slip in one file does not keep the other from being read.
+async fn reload(tokens: &Tokens, identity: Option<&Arc<Identity>>) {
     let again = tokens.clone();
     match tokio::task::spawn_blocking(move || again.reload()).await {
         Ok(Ok(())) => tracing::info!("the tokens were read again"),
         Ok(Err(error)) => tracing::error!(error = %report(&error), "the tokens stay as they were"),
         Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+    }
+    let Some(identity) = identity.map(Arc::clone) else { return };
+    match tokio::task::spawn_blocking(move || identity.reload().map(|()| identity)).await {
+        Ok(Ok(identity)) => {
+            tracing::info!(certificate = %identity.describe(), "the certificate was read again; new connections use it");
+            warn_of(&identity);
+        }
+        Ok(Err(error)) => tracing::error!(error = %report(&error), "the certificate stays as it was"),
+        Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+    }
+}
+
+fn warn_of(identity: &Identity) {
+    for concern in identity.concerns(SystemClock.now()) {
+        tracing::warn!("{concern}");
     }
 }
 

@@ -71,11 +71,12 @@ pub(crate) fn settings(folder: &Path) -> Settings {
     Settings {
         socket: folder.join("run/drydock.sock"),
         listen: vec!["127.0.0.1:0".to_owned()],
+        tls: None,
         metrics_listen: Some("127.0.0.1:0".to_owned()),
         log_format: drydock::config::LogFormat::Auto,
         otlp_endpoint: None,
         tokens: Some(tokens),
-        database: format!("sqlite:{}", data_dir.join("drydock.db").display()),
+        database: format!("sqlite:{}", data_dir.join("drydock.db").display()).into(),
         workers: 2,
         retention: Duration::from_hours(24 * 30),
         stock_blueprints: true,

@@ -1,6 +1,7 @@
 //! One integration binary: the harness, then a file per area.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod authority;
 mod blueprints;
 mod boxes;
 mod chaos;

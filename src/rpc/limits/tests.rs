@@ -14,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::rpc::tls::{Identity, Secured};
 use crate::rpc::tokens::Tokens;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -100,6 +101,37 @@ async fn who_sends_nothing_is_closed() {
     };
     timeout(LONG, greeted).await.unwrap();
     assert_eq!(server.stopped().await, Farewell::Done);
+}
+
+#[tokio::test]
+async fn a_handshake_that_comes_to_no_end_takes_a_place_and_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&cert, pair.cert.pem()).unwrap();
+    std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let acceptor = Arc::new(Identity::open(&cert, &key).unwrap()).acceptor().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = TcpListenerStream::new(listener).map(move |io| io.map(|io| Secured::new(&acceptor, io)));
+    let limits = Limits { preface: Duration::from_millis(100), connections: 1, ..Limits::default() };
+    let service = edge(&limits, DoorsLayer::new(Tokens::none()), services().await);
+    let task = tokio::spawn(async move { serve(&limits, service, incoming, std::future::pending()).await });
+
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    for _ in 0..2 {
+        let mut answer = Vec::new();
+        // The second finds no room as long as the first has its place, and none is answered.
+        let mut other = TcpStream::connect(address).await.unwrap();
+        let _ = timeout(LONG, other.read_to_end(&mut answer)).await.expect("it is closed");
+        assert!(answer.is_empty(), "{answer:?}");
+    }
+    let mut answer = Vec::new();
+    let _ = timeout(LONG, slow.read_to_end(&mut answer)).await.expect("it is closed");
+    assert!(answer.is_empty(), "{answer:?}");
+    task.abort();
 }
 
 #[tokio::test]

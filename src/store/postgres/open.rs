@@ -8,6 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::broadcast;
+use tokio_rustls::rustls::{self, CertificateError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::failure::failed;
@@ -130,8 +131,39 @@ async fn bring(connection: &mut PgConnection, which: &str) -> Result<Micros> {
     sqlx::query(now).fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)
 }
 
+/// What TLS makes of the server, or of our own files: the same again the next time.
+fn of_tls(error: &sqlx::Error) -> Option<String> {
+    let verdict = |error: &rustls::Error| match error {
+        // Another CA of the same name is another CA.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "no CA that is trusted here vouches for its certificate; name its CA by sslrootcert".to_owned()
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "its certificate is for another host; use a name that it has".to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "its certificate has expired, or the clock of this machine is wrong".to_owned()
+        }
+        other => format!("TLS: {other}"),
+    };
+    match error {
+        sqlx::Error::Io(error) => error.get_ref()?.downcast_ref().map(verdict),
+        sqlx::Error::Tls(error) => Some(match error.downcast_ref() {
+            Some(error) => verdict(error),
+            None if error.to_string().contains("not support TLS") => {
+                "it does not speak TLS, which sslmode asks for".to_owned()
+            }
+            None => format!("TLS: {error}"),
+        }),
+        _ => None,
+    }
+}
+
 /// The first look: who is not let in, or asks for what is not there, does not get further by trying again.
 fn unreachable(which: &str, error: sqlx::Error) -> Error {
+    if let Some(why) = of_tls(&error) {
+        return Error::invalid(format!("cannot open the database {which}: {why}")).because(error);
+    }
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default().into_owned();
     let refused = code.starts_with("28") || code == "3D000" || code == "42501";
     let message = match error.as_database_error() {

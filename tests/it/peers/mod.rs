@@ -4,6 +4,7 @@
 
 mod grpcurl;
 mod python;
+mod tls;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,9 @@
 //! `.ci/tools test` installs it. Where it is missing these tests say so and end; in CI they fail.
 
 mod daemons;
+mod example;
+mod failover;
+mod secure;
 mod server;
 mod sharing;
 

@@ -78,6 +78,11 @@ pub(crate) fn is_installed() -> bool {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[], |_| {})
+    }
+
+    /// With more settings, and with what `prepare` puts into its data folder beforehand; the files are its own then.
+    pub(super) fn start_with(more: &[String], prepare: impl FnOnce(&Path)) -> Self {
         let programs = folder_of_programs().expect("it is asked for where it is installed");
         let folder = folder().keep();
         let root = std::fs::metadata(&folder).unwrap().uid() == 0;
@@ -100,13 +105,19 @@ impl Server {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        prepare(&data);
+        if root {
+            for entry in std::fs::read_dir(&data).unwrap() {
+                chown(entry.unwrap().path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
         // The shell waits for our end, which closes its stdin; then it stops the server and takes its files away.
         let script = r#"folder=$1; shift; "$@" 2>"$folder/log" & server=$!
             cat >/dev/null; kill -QUIT $server; wait $server; rm -rf "$folder""#;
         let mut life = run(Path::new("/bin/sh"));
         life.args(["-c", script, "sh"]).arg(&folder).arg(programs.join("postgres"));
         life.arg("-D").arg(&data).arg("-k").arg(&folder);
-        for setting in SETTINGS {
+        for setting in SETTINGS.into_iter().chain(more.iter().map(String::as_str)) {
             life.args(["-c", setting]);
         }
         let life =
@@ -120,10 +131,13 @@ impl Server {
     }
 
     async fn admin(&self) -> PgConnection {
-        eventually("the server answers", async || {
-            self.url("postgres").parse::<PgConnectOptions>().unwrap().connect().await.ok()
-        })
-        .await
+        self.admin_at(5432).await
+    }
+
+    /// A connection as the one who may do all, to a server that listens at this port.
+    pub(super) async fn admin_at(&self, port: u16) -> PgConnection {
+        let options = self.url("postgres").parse::<PgConnectOptions>().unwrap().port(port);
+        eventually("the server answers", async || options.connect().await.ok()).await
     }
 }
 

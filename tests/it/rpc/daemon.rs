@@ -78,7 +78,7 @@ async fn settings_that_cannot_be_are_refused() {
     fs::set_permissions(&tokens, fs::Permissions::from_mode(0o644)).unwrap();
     readable.tokens = Some(tokens);
     let mut elsewhere = plain.clone();
-    elsewhere.database = "mysql://localhost/x".to_owned();
+    elsewhere.database = "mysql://localhost/x".to_owned().into();
     for wrong in [open, readable, elsewhere] {
         let error = Daemon::on(wrong.clone()).await.err().unwrap();
         assert_eq!(error.reason, Reason::InvalidArgument, "{error}");

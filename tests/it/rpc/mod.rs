@@ -4,4 +4,5 @@ mod api;
 mod daemon;
 mod leases;
 mod owners;
+mod tls;
 mod walk;

@@ -5,6 +5,7 @@ mod claims;
 mod fused;
 pub(crate) mod ground;
 mod lists;
+mod migrations;
 mod opening;
 mod records;
 mod slots;
