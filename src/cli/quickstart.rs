@@ -79,6 +79,7 @@ impl Harbour {
             socket: folder.join(crate::config::SOCKET_NAME),
             listen: Vec::new(),
             metrics_listen: None,
+            peer_listen: None,
             log_format: crate::config::LogFormat::Auto,
             otlp_endpoint: None,
             tokens: None,

@@ -36,6 +36,12 @@ pub struct Flags {
     /// Serve metrics for Prometheus on this loopback address, at /metrics [default: off].
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<String>,
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help = "Where other daemons on the same PostgreSQL reach this one [default: a free port, for those on this machine]"
+    )]
+    peer_listen: Option<String>,
     #[arg(long, value_name = "FILE", help = "Who may call with which token: a line each, PRINCIPAL TOKEN [admin]")]
     tokens: Option<String>,
     #[arg(
@@ -73,6 +79,7 @@ impl Flags {
             ("socket", one(&self.socket)),
             ("listen", self.listen.clone()),
             ("metrics_listen", one(&self.metrics_listen)),
+            ("peer_listen", one(&self.peer_listen)),
             ("tokens", one(&self.tokens)),
             ("database", one(&self.database)),
             ("workers", one(&self.workers)),

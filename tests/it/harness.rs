@@ -72,6 +72,7 @@ pub(crate) fn settings(folder: &Path) -> Settings {
         socket: folder.join("run/drydock.sock"),
         listen: vec!["127.0.0.1:0".to_owned()],
         metrics_listen: Some("127.0.0.1:0".to_owned()),
+        peer_listen: None,
         log_format: drydock::config::LogFormat::Auto,
         otlp_endpoint: None,
         tokens: Some(tokens),
