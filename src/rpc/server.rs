@@ -79,12 +79,14 @@ pub async fn run(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Sh
 async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
-    let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
+    let host = LocalHost::new(settings.data_dir.clone(), settings.executable.clone());
+    let host = Arc::new(if is_alone(&settings) { host } else { host.fenced() });
     let links = Arc::new(Links::open(&settings.data_dir.join("ssh")).await?);
     // Several daemons go by the clock of the database that they share.
     let clock: SharedClock =
         if is_alone(&settings) { Arc::new(SystemClock) } else { HeardClock::at(SystemClock.now()) };
-    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock));
+    let boxes =
+        RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links)).fenced(!is_alone(&settings))), Arc::clone(&clock));
     let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
     kinds.push(Arc::new(boxes));
     let engine = Engine::start(&of_engine(&settings), Registry::new(kinds), clock).await?;

@@ -3,6 +3,7 @@
 //! `.ci/tools test` installs it. Where it is missing these tests say so and end; in CI they fail.
 
 mod daemons;
+mod fencing;
 mod forwarding;
 mod server;
 mod sharing;
