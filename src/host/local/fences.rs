@@ -58,7 +58,10 @@ impl Fences {
         let least = fence.epoch.saturating_add(1);
         if least > self.least(fence)? {
             folder::make(&self.data_dir.join(FENCES))?;
-            folder::write_text(&fence.file(&self.data_dir), &least.to_string())?;
+            // In place and not flushed: half of it lets nothing in, and whoever might come late goes down with the machine.
+            let file = fence.file(&self.data_dir);
+            let failed = |error| folder::explain(&format!("{} cannot be written", file.display()), error);
+            fs::write(&file, least.to_string()).map_err(failed)?;
         }
         if self.made.fetch_add(1, Ordering::Relaxed).is_multiple_of(ROUND) {
             self.forget_old_ones();
