@@ -249,6 +249,7 @@ fn settle(step: Result<Step, Step>) -> Step {
 }
 
 /// In the name of a lease, as it is.
+#[must_use]
 pub fn fence_of(lease: &Lease) -> Fence {
     Fence { holder: lease.id.to_string(), epoch: lease.epoch }
 }

@@ -191,19 +191,15 @@ impl HttpBody for PassedBody {
         if self.over {
             return Poll::Ready(None);
         }
-        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                self.over = frame.is_trailers();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(_)) | None => {
-                self.over = true;
-                let Some(lost) = self.lost.take() else { return Poll::Ready(None) };
-                let mut trailers = HeaderMap::new();
-                to_status(&lost).add_header(&mut trailers)?;
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
-            }
+        if let Some(Ok(frame)) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            self.over = frame.is_trailers();
+            return Poll::Ready(Some(Ok(frame)));
         }
+        self.over = true;
+        let Some(lost) = self.lost.take() else { return Poll::Ready(None) };
+        let mut trailers = HeaderMap::new();
+        to_status(&lost).add_header(&mut trailers)?;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
