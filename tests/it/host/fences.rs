@@ -82,26 +82,24 @@ async fn who_is_let_in_while_it_is_fenced_off_is_found(yard: Yard) {
         let place = behind(&yard, epoch);
         let sleep = command(&yard, &["sleep", "1000"], Path::new("/"));
         place.host.make_folder(&yard.place.root).await.unwrap();
-        let starts = futures::future::join_all((0..4).map(|number| {
-            let (place, sleep) = (place.clone(), sleep.clone());
-            async move {
-                for _ in 0..number {
-                    tokio::task::yield_now().await;
+        // Again and again until it is refused: what is let in last comes close to the clean-up.
+        let start = async || {
+            let mut let_in: Vec<Process> = Vec::new();
+            loop {
+                match place.host.spawn(sleep.clone()).await {
+                    Ok(process) => let_in.push(process),
+                    Err(error) => {
+                        assert_eq!(error.reason, Reason::LeaseNotActive, "{error}");
+                        return let_in;
+                    }
                 }
-                place.host.spawn(sleep).await
+                assert!(let_in.len() < 100, "it is never refused");
+                // A start on this machine waits for nothing: the others shall have their turn.
+                tokio::task::yield_now().await;
             }
-        }));
-        let (started, ()) = tokio::join!(starts, clean_up(&yard, epoch));
-        let let_in: Vec<Process> = started
-            .into_iter()
-            .filter_map(|start| match start {
-                Ok(process) => Some(process),
-                Err(error) => {
-                    assert_eq!(error.reason, Reason::LeaseNotActive, "{error}");
-                    None
-                }
-            })
-            .collect();
+        };
+        let (one, two, ()) = tokio::join!(start(), start(), clean_up(&yard, epoch));
+        let let_in: Vec<Process> = one.into_iter().chain(two).collect();
         for process in &let_in {
             let ended = timeout(Duration::from_secs(20), process.control.wait()).await;
             assert!(ended.is_ok(), "{} outlived the clean-up", process.pid);
