@@ -36,6 +36,8 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// The loopback address of the metrics page; off unless given.
     pub metrics_listen: Option<String>,
+    /// Where other daemons on the same database reach this one; without it, those on this machine at a port that is free.
+    pub peer_listen: Option<String>,
     /// How the daemon's log is written.
     pub log_format: LogFormat,
     /// Where traces go, over OTLP; nowhere unless given.
@@ -105,13 +107,14 @@ const fn key(name: &'static str, env: &'static str, shape: Shape) -> Key {
     Key { name, env, shape }
 }
 
-const KEYS: [Key; 17] = [
+const KEYS: [Key; 18] = [
     key("data_dir", "DRYDOCK_DATA_DIR", Shape::Path),
     key("socket", "DRYDOCK_SOCKET", Shape::Path),
     key("listen", "DRYDOCK_LISTEN", Shape::List),
     key("tls_cert", "DRYDOCK_TLS_CERT", Shape::Path),
     key("tls_key", "DRYDOCK_TLS_KEY", Shape::Path),
     key("metrics_listen", "DRYDOCK_METRICS_LISTEN", Shape::Text),
+    key("peer_listen", "DRYDOCK_PEER_LISTEN", Shape::Text),
     key("log_format", "DRYDOCK_LOG_FORMAT", Shape::Text),
     key("otlp_endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT", Shape::Text),
     key("tokens", "DRYDOCK_TOKENS", Shape::Path),
@@ -231,6 +234,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
     let listen = take("listen", "");
     let (tls_cert, tls_key) = (take("tls_cert", ""), take("tls_key", ""));
     let metrics_listen = take("metrics_listen", "");
+    let peer_listen = take("peer_listen", "");
     let log_format = take("log_format", "auto");
     let otlp_endpoint = take("otlp_endpoint", "");
     let tokens = take("tokens", "");
@@ -248,6 +252,7 @@ pub fn resolve(flags: &Flags, env: Env<'_>) -> Result<Resolved> {
         listen: listen.items.clone(),
         tls: check_tls(&tls_cert, &tls_key)?,
         metrics_listen: metrics_listen.items.first().cloned(),
+        peer_listen: peer_listen.items.first().cloned(),
         log_format: check_log_format(&log_format)?,
         otlp_endpoint: otlp_endpoint.items.first().cloned(),
         tokens: tokens.items.first().map(|path| absolute(path)).transpose()?,

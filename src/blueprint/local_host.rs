@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::registry::lease_folder;
-use super::{Blueprint, Context, DAEMON_FACT, Endpoint, Step, path_fact, settle};
+use super::{Blueprint, Context, DAEMON_FACT, Endpoint, Step, fence_of, path_fact, settle};
 use crate::host::{Host, Place};
 use crate::model::{Kind, Lease, Resource, StringMap};
 
@@ -96,7 +96,9 @@ impl Blueprint for LocalHost {
 impl LocalHost {
     async fn sweep(&self, ctx: &Context) -> Result<Step, Step> {
         if let Some(lease) = &ctx.lease {
-            // First the processes: they would go on writing into the folder.
+            // Whoever comes late finds the door closed; then what has come in, and the processes before the folder that they
+            // would go on writing into.
+            self.host.fence_off(&fence_of(lease)).await?;
             self.host.end_strays(lease.id.as_str()).await?;
             self.host.remove_folder(&lease_folder(self.host.as_ref(), lease.id.as_str())).await?;
         }

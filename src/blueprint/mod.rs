@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
+use crate::host::fence::Fence;
 use crate::model::id::LeaseId;
 use crate::model::pool::Demand;
 use crate::model::slot::Slot;
@@ -220,6 +221,7 @@ impl Context {
     pub async fn end_lease_processes(&self) -> Result<(), Step> {
         let Some(lease) = &self.lease else { return Ok(()) };
         for place in self.needs.values().filter_map(|met| met.place.as_ref()) {
+            place.host.fence_off(&fence_of(lease)).await?;
             place.host.end_strays(lease.id.as_str()).await?;
         }
         Ok(())
@@ -244,6 +246,12 @@ fn settle(step: Result<Step, Step>) -> Step {
     match step {
         Ok(step) | Err(step) => step,
     }
+}
+
+/// In the name of a lease, as it is.
+#[must_use]
+pub fn fence_of(lease: &Lease) -> Fence {
+    Fence { holder: lease.id.to_string(), epoch: lease.epoch }
 }
 
 /// A path as a fact.

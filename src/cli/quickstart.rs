@@ -80,6 +80,7 @@ impl Harbour {
             listen: Vec::new(),
             tls: None,
             metrics_listen: None,
+            peer_listen: None,
             log_format: crate::config::LogFormat::Auto,
             otlp_endpoint: None,
             tokens: None,

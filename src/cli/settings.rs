@@ -44,6 +44,12 @@ pub struct Flags {
     /// Serve metrics for Prometheus on this loopback address, at /metrics [default: off].
     #[arg(long, value_name = "ADDR")]
     metrics_listen: Option<String>,
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help = "Where other daemons on the same PostgreSQL reach this one [default: a free port, for those on this machine]"
+    )]
+    peer_listen: Option<String>,
     #[arg(long, value_name = "FILE", help = "Who may call with which token: a line each, PRINCIPAL TOKEN [admin]")]
     tokens: Option<String>,
     #[arg(
@@ -89,6 +95,7 @@ impl Flags {
             ("tls_cert", one(&self.tls_cert)),
             ("tls_key", one(&self.tls_key)),
             ("metrics_listen", one(&self.metrics_listen)),
+            ("peer_listen", one(&self.peer_listen)),
             ("tokens", one(&self.tokens)),
             ("database", self.database.iter().map(|url| url.as_ref().to_owned()).collect()),
             ("database_file", one(&self.database_file)),

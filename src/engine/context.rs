@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::effects::ResourceEffects;
-use crate::blueprint::{Blueprint as Kind, Context, DAEMON_FACT, Endpoint, Met};
+use crate::blueprint::{Blueprint as Kind, Context, DAEMON_FACT, Endpoint, Met, fence_of};
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
+use crate::host::fence::Fence;
 use crate::model::id::LeaseId;
 use crate::model::{Blueprint, Lease, LeaseState, Resource};
 
@@ -140,6 +141,22 @@ impl Engine {
     }
 
     fn hop(&self, lease: Lease, interface: String, hops: usize) -> BoxFuture<'_, Result<Found>> {
+        Box::pin(async move {
+            let fence = self.fence_for(&lease);
+            let found = self.hop_unfenced(lease, interface, hops).await?;
+            let Some((place, machine)) = found else { return Ok(None) };
+            Ok(Some((fence.into_iter().fold(place, Place::behind), machine)))
+        })
+    }
+
+    /// What is done on the way through a lease is done as long as the lease is what it is now: among several daemons one may
+    /// come late. What takes down the rest of a lease that has ended is not for it, but for what stands on it.
+    fn fence_for(&self, lease: &Lease) -> Option<Fence> {
+        let live = matches!(lease.state, LeaseState::Acquired | LeaseState::Active);
+        (live && self.store.is_shared()).then(|| fence_of(lease))
+    }
+
+    fn hop_unfenced(&self, lease: Lease, interface: String, hops: usize) -> BoxFuture<'_, Result<Found>> {
         Box::pin(async move {
             if hops > MAX_HOPS {
                 return Err(Error::new(

@@ -36,6 +36,10 @@ impl Engine {
         let mut daemon = self.daemon.clone();
         daemon.draining = self.is_draining();
         self.store.daemon_lives(&daemon).await?;
+        if let Some(door) = self.door.get() {
+            // Whoever was not seen for long is off the record, and comes back without it.
+            self.store.open_to_peers(&daemon.id, Some(door.clone())).await?;
+        }
         if purge {
             let gone = self.purge(retention).await?;
             if gone != Purged::default() {

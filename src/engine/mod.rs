@@ -39,13 +39,14 @@ mod watch;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use crate::allocator::eta::Eta;
 pub use crate::allocator::pause_of;
+pub use crate::blueprint::DAEMON_FACT;
 pub use acquire::Acquire;
 pub use blueprints::{Applied, BlueprintDraft, KindView};
 pub use boxes::Registration;
@@ -62,7 +63,7 @@ use crate::host::Place;
 use crate::model::id::LeaseId;
 use crate::model::{Lease, LeaseState, Resource, Shares};
 use crate::scheduler::{self, Scheduler};
-use crate::store::{Daemon, Location, Store, pool_of};
+use crate::store::{Daemon, Location, PeerDoor, Store, pool_of};
 use running::Running;
 
 /// How an engine runs.
@@ -103,6 +104,8 @@ pub struct Engine {
     shares: Arc<Shares>,
     clock: SharedClock,
     daemon: Daemon,
+    /// Where other daemons come in, once that is known.
+    door: OnceLock<PeerDoor>,
     /// The newest id of a lease or resource that there was at the start.
     inherited: String,
     /// Set from the start to the stop; it knows the engine in turn.
@@ -147,6 +150,7 @@ impl Engine {
             shares: Arc::new(settings.shares.clone()),
             clock,
             daemon: daemon.clone(),
+            door: OnceLock::new(),
             inherited,
             scheduler: Mutex::default(),
             running: Running::default(),
@@ -185,6 +189,15 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Tells the other daemons on this database where they reach this one.
+    ///
+    /// # Errors
+    /// `STORE_UNAVAILABLE`.
+    pub async fn open_to_peers(&self, door: PeerDoor) -> Result<()> {
+        let door = self.door.get_or_init(|| door).clone();
+        self.store.open_to_peers(&self.daemon.id, Some(door)).await
+    }
+
     /// No new leases from now on, and watches end; running calls and steps go on.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
@@ -212,6 +225,12 @@ impl Engine {
         self.background.wait().await;
         if let Err(error) = self.flush_uses().await {
             tracing::warn!(error = %crate::error::report(&error), "cannot write the last uses of leases");
+        }
+        // Who has a call for us need not find out by itself that we are gone.
+        if self.door.get().is_some()
+            && let Err(error) = self.store.open_to_peers(&self.daemon.id, None).await
+        {
+            tracing::warn!(error = %crate::error::report(&error), "cannot tell the other daemons that this one ends");
         }
     }
 

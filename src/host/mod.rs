@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::fence::Fence;
 use crate::error::Result;
 
 /// Where a lease's calls go: a machine, the folder that is their root, and how much may be written there.
@@ -40,6 +41,8 @@ pub struct Command {
     pub merge_stderr: bool,
     /// Whether stdin is a pipe; else it is empty.
     pub stdin: bool,
+    /// The leases in whose name it runs: the host starts nothing for one that was fenced off.
+    pub fences: Vec<Fence>,
 }
 
 /// How a process ended.
@@ -181,6 +184,25 @@ pub trait Host: Send + Sync {
     /// `NO_SPACE`, `PERMISSION_DENIED`, …
     async fn make_folder(&self, path: &Path) -> Result<()>;
 
+    /// The same in the name of leases: where one of them was fenced off, no folder is left. A host that has no fences makes it.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE`, and as [`Host::make_folder`].
+    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
+        let _ = fences;
+        self.make_folder(path).await
+    }
+
+    /// From now on nothing begins in the name of this lease, in this epoch or one before: commands, launched ones too, and
+    /// folders. What has begun is there to be found by [`Host::end_strays`]. A host that has no fences does nothing.
+    ///
+    /// # Errors
+    /// As [`Host::write_text`].
+    async fn fence_off(&self, fence: &Fence) -> Result<()> {
+        let _ = fence;
+        Ok(())
+    }
+
     /// Removes a folder that Drydock made, with all that is in it, read-only entries too; missing is fine. Refuses what is not under
     /// [`Host::data_dir`].
     ///
@@ -239,6 +261,7 @@ pub trait Host: Send + Sync {
     async fn files(&self, root: &Path) -> Result<Arc<dyn files::Files>>;
 }
 
+pub mod fence;
 pub mod files;
 pub mod local;
 pub mod run;

@@ -18,6 +18,12 @@ const SERVICES: &[(&str, &str, &[&str])] = &[
     ("httpd", "drydock.v1.HttpdService", &[]),
 ];
 
+/// Whether a method is one of a lease's interface: what those answer depends on where the lease is.
+pub(super) fn is_of_an_interface(path: &str) -> bool {
+    let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
+    SERVICES.iter().any(|(_, known, _)| Some(*known) == service)
+}
+
 /// `drydock.v1.InterfaceService`.
 pub(crate) struct InterfaceRpc {
     engine: Arc<Engine>,
@@ -70,5 +76,13 @@ mod tests {
         let offered = ["httpd", "forward", "command"].map(str::to_owned);
         let names: Vec<String> = interfaces(&offered).into_iter().map(|interface| interface.name).collect();
         assert_eq!(names, ["command", "httpd"]);
+    }
+
+    #[test]
+    fn methods_of_interfaces_are_told_from_others() {
+        assert!(is_of_an_interface("/drydock.v1.CommandService/Exec"));
+        for other in ["/drydock.v1.InterfaceService/ListInterfaces", "/drydock.v1.CommandServices/Exec", "/", "x"] {
+            assert!(!is_of_an_interface(other), "{other}");
+        }
     }
 }

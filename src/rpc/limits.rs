@@ -27,7 +27,6 @@ use tower::{Layer, Service, ServiceBuilder};
 
 use super::Answer;
 use super::deadline::DeadlineLayer;
-use super::doors::DoorsLayer;
 use super::status::{ErrorInfoLayer, response};
 use crate::error::{Error, Reason, Result};
 
@@ -38,6 +37,16 @@ pub const MAX_ENCODE: usize = 4 * 1024 * 1024;
 
 /// Largest HTTP/2 frame taken, in bytes: a chunk of a file or of output goes in one, not in 16 of the default size.
 pub const MAX_FRAME: u32 = 256 * 1024;
+
+/// Between daemons a connection carries the calls of many clients, and none may wait because others do not read: the windows
+/// of all its streams fit into that of the connection.
+pub(super) const PEER_STREAMS: u32 = 4095;
+/// Bytes that may be under way to one who does not read, on a stream between daemons.
+pub(super) const PEER_STREAM_WINDOW: u32 = 512 * 1024;
+/// The same for a connection: the most that HTTP/2 knows.
+pub(super) const PEER_CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// Bytes of headers between daemons: those of a client, and who that is.
+pub(super) const PEER_HEADERS: u32 = 24 * 1024;
 
 /// The preface that every HTTP/2 client starts with.
 const PREFACE: usize = 24;
@@ -57,11 +66,39 @@ pub struct Limits {
     pub preface: Duration,
     /// What running calls have left when the server goes down.
     pub grace: Duration,
+    /// Calls at once on one connection; more wait.
+    pub streams: u32,
+    /// Bytes under way to a call that does not read, and to all calls of a connection.
+    pub windows: (u32, u32),
+    /// Bytes of headers.
+    pub headers: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 4096, calls: 16_384, preface: Duration::from_secs(10), grace: Duration::from_secs(30) }
+        Self {
+            connections: 4096,
+            calls: 16_384,
+            preface: Duration::from_secs(10),
+            grace: Duration::from_secs(30),
+            streams: 200,
+            // 64 KiB, the default of a stream, is a round trip for every chunk of output.
+            windows: (1024 * 1024, 8 * 1024 * 1024),
+            headers: 16 * 1024,
+        }
+    }
+}
+
+impl Limits {
+    /// Those of the door for other daemons.
+    #[must_use]
+    pub fn of_peers() -> Self {
+        Self {
+            streams: PEER_STREAMS,
+            windows: (PEER_STREAM_WINDOW, PEER_CONNECTION_WINDOW),
+            headers: PEER_HEADERS,
+            ..Self::default()
+        }
     }
 }
 
@@ -70,37 +107,37 @@ impl Default for Limits {
 /// Not tonic's limit of calls per connection: it would answer without `ErrorInfo`, and the streams of a connection, which
 /// HTTP/2 itself bounds, are fewer anyway. [`CallsLayer`] bounds their sum.
 #[must_use]
-pub fn server() -> Server {
+pub fn server(limits: &Limits) -> Server {
     Server::builder()
-        .max_concurrent_streams(200)
+        .max_concurrent_streams(limits.streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        // 64 KiB, the default, is a round trip for every chunk of output.
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024)
+        .initial_stream_window_size(limits.windows.0)
+        .initial_connection_window_size(limits.windows.1)
         .max_frame_size(MAX_FRAME)
-        .http2_max_header_list_size(16 * 1024)
+        .http2_max_header_list_size(limits.headers)
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_max_local_error_reset_streams(Some(1024))
 }
 
 /// The layers of the edge around the services, in the order in which a request meets them: error details, the bound on
 /// calls, the deadline, the doors.
-pub fn edge<S>(
+pub fn edge<D, S>(
     limits: &Limits,
-    doors: DoorsLayer,
+    doors: D,
     services: S,
 ) -> impl Service<
     Request<Body>,
     Response = Response<Body>,
     Error = Infallible,
-    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<S>,
+    Future = impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<D, S>,
 > + Clone
 + Send
-+ use<S>
++ use<D, S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
+    D: Layer<S>,
+    D::Service: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    <D::Service as Service<Request<Body>>>::Future: Send + 'static,
 {
     ServiceBuilder::new()
         .layer(ErrorInfoLayer)
@@ -136,7 +173,7 @@ where
     let _cut_when_dropped = abort.clone().drop_guard();
     let room = Arc::new(Semaphore::new(limits.connections));
     let incoming = accept(incoming, limits.preface, Arc::clone(&room), abort.clone());
-    let running = server().serve_with_incoming_shutdown(service, incoming, drain.clone().cancelled_owned());
+    let running = server(limits).serve_with_incoming_shutdown(service, incoming, drain.clone().cancelled_owned());
     tokio::pin!(running);
     let ended = |result: Result<(), tonic::transport::Error>| match result {
         Ok(()) => Ok(Farewell::Done),

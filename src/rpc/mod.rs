@@ -23,6 +23,7 @@ mod fields;
 mod interface;
 mod lease;
 mod meter;
+mod peers;
 mod resource;
 mod scrape;
 mod services;

@@ -19,6 +19,7 @@ use tower::Layer as _;
 use super::doors::{DoorsLayer, is_loopback, listen_address};
 use super::limits::{Farewell, Limits, edge, serve};
 use super::meter::MeterLayer;
+use super::peers::{Admission, Entrance, ForwardLayer};
 use super::scrape;
 use super::services::services;
 use super::socket::{self, Name};
@@ -83,20 +84,22 @@ pub async fn run(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Sh
 async fn live(settings: Settings, ready: oneshot::Sender<Ready>, shutdown: Shutdown) -> Result<()> {
     socket::private_folder(&settings.data_dir)?;
     let doors = Doors::open(&settings).await?;
-    let host = Arc::new(LocalHost::new(settings.data_dir.clone(), settings.executable.clone()));
+    let host = LocalHost::new(settings.data_dir.clone(), settings.executable.clone());
+    let host = Arc::new(if is_alone(&settings) { host } else { host.fenced() });
     let links = Arc::new(Links::open(&settings.data_dir.join("ssh")).await?);
     // Several daemons go by the clock of the database that they share.
-    let clock: SharedClock = if settings.database.starts_with("sqlite:") {
-        Arc::new(SystemClock)
-    } else {
-        HeardClock::at(SystemClock.now())
-    };
-    let boxes = RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links))), Arc::clone(&clock));
+    let clock: SharedClock =
+        if is_alone(&settings) { Arc::new(SystemClock) } else { HeardClock::at(SystemClock.now()) };
+    let boxes =
+        RemoteHost::new(Arc::new(OverSsh::new(Arc::clone(&links)).fenced(!is_alone(&settings))), Arc::clone(&clock));
     let mut kinds = crate::blueprint::all(Arc::clone(&host) as Arc<dyn Host>);
     kinds.push(Arc::new(boxes));
     let engine = Engine::start(&of_engine(&settings), Registry::new(kinds), clock).await?;
     host.inherits_up_to(engine.newest_inherited());
     let traces = Traces::start(&settings, &engine)?;
+    if let Some(entrance) = &doors.entrance {
+        engine.open_to_peers(entrance.told()).await?;
+    }
     let result = doors.serve(&engine, &links, ready, &shutdown).await;
     engine.stop().await;
     if let Some(traces) = traces {
@@ -116,6 +119,11 @@ pub fn location(settings: &Settings) -> Location {
     let connections = u32::try_from(settings.workers).unwrap_or(u32::MAX).saturating_add(8);
     let home = format!("{}:{}", machine(), settings.data_dir.display());
     Location::Postgres(Remote { connections, home, ..Remote::at(&*settings.database) })
+}
+
+/// Whether the database is of one daemon.
+fn is_alone(settings: &Settings) -> bool {
+    settings.database.starts_with("sqlite:")
 }
 
 fn of_engine(settings: &Settings) -> engine::Settings {
@@ -142,6 +150,8 @@ struct Doors {
     tcp: Vec<TcpListener>,
     identity: Option<(Arc<Identity>, TlsAcceptor)>,
     metrics: Option<TcpListener>,
+    /// For the other daemons, where there may be some.
+    entrance: Option<Entrance>,
     tokens: Tokens,
     ready: Ready,
 }
@@ -210,8 +220,16 @@ impl Doors {
         let metrics = scrape::listen(settings).await?;
         let (metrics, page) = metrics.map(|(listener, address)| (listener, address.to_string())).unzip();
         let tls = identity.is_some();
+        let entrance = match &settings.peer_listen {
+            Some(_) if is_alone(settings) => {
+                let why = "peer_listen is for daemons that share a database, and one in a file is of one daemon; leave it out, or say --database postgres://…";
+                return Err(Error::invalid(why));
+            }
+            None if is_alone(settings) => None,
+            wanted => Some(Entrance::open(wanted.as_deref()).await?),
+        };
         let ready = Ready { socket: settings.socket.clone(), listen, tls, metrics: page, token_file };
-        Ok(Self { socket, name, tcp, identity, metrics, tokens, ready })
+        Ok(Self { socket, name, tcp, identity, metrics, entrance, tokens, ready })
     }
 
     /// Serves until a drain has come to its end.
@@ -222,7 +240,7 @@ impl Doors {
         ready: oneshot::Sender<Ready>,
         shutdown: &Shutdown,
     ) -> Result<()> {
-        let Self { socket, name, tcp, identity, metrics, tokens, ready: facts } = self;
+        let Self { socket, name, tcp, identity, metrics, entrance, tokens, ready: facts } = self;
         let (identity, acceptor) = identity.unzip();
         // To the end: a drain is worth watching.
         let _page = metrics.map(|listener| scrape::serve(listener, engine, links));
@@ -236,8 +254,19 @@ impl Doors {
 
         let limits = Limits::default();
         let meter = MeterLayer::new(engine.store().metrics())?;
-        let service = meter.layer(edge(&limits, DoorsLayer::new(tokens.clone()), routes.routes().prepare()));
+        let routes = routes.routes().prepare();
+        let peers = entrance.as_ref().map(|entrance| entrance.peers(engine.store(), engine.clock(), machine()));
+        let forward = ForwardLayer::new(peers.as_ref());
+        let service = meter.layer(edge(&limits, DoorsLayer::new(tokens.clone()), forward.layer(routes.clone())));
         let mut servers = JoinSet::new();
+        if let Some((entrance, peers)) = entrance.zip(peers) {
+            let limits = Limits::of_peers();
+            // What comes in here is never sent on.
+            let service = meter.layer(edge(&limits, Admission::new(&peers), routes));
+            let closing = closing.clone();
+            let incoming = Box::pin(entrance.incoming());
+            servers.spawn(async move { serve(&limits, service, incoming, closing.cancelled()).await });
+        }
         servers.spawn({
             let (limits, service, closing) = (limits.clone(), service.clone(), closing.clone());
             async move { serve(&limits, service, UnixListenerStream::new(socket), closing.cancelled()).await }

@@ -22,6 +22,7 @@ mod leases;
 mod list;
 mod locks;
 mod open;
+mod peers;
 mod pool;
 mod postgres;
 mod queue;
@@ -58,6 +59,7 @@ use crate::model::id::LeaseId;
 
 pub use idle::IdleWorker;
 pub use list::{ListQuery, PageOf};
+pub use peers::{Peer, PeerDoor};
 pub use postgres::Remote;
 pub use queue::{CLAIM_LENGTH, Claim, Reaped};
 pub use records::{Daemon, Request};

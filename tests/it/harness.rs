@@ -73,6 +73,7 @@ pub(crate) fn settings(folder: &Path) -> Settings {
         listen: vec!["127.0.0.1:0".to_owned()],
         tls: None,
         metrics_listen: Some("127.0.0.1:0".to_owned()),
+        peer_listen: None,
         log_format: drydock::config::LogFormat::Auto,
         otlp_endpoint: None,
         tokens: Some(tokens),

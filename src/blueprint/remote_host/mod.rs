@@ -20,7 +20,9 @@ use serde_json::Value;
 
 use self::host_key::listed;
 use super::registry::lease_folder;
-use super::{Alarms, Blueprint, Context, Endpoint, Examination, Registered, Step, Urgency, path_fact, settle};
+use super::{
+    Alarms, Blueprint, Context, Endpoint, Examination, Registered, Step, Urgency, fence_of, path_fact, settle,
+};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
 use crate::host::ssh::keys::HostKey;
@@ -162,13 +164,15 @@ impl RemoteHost {
         blocked(&ctx.resource)?;
         let host = self.host_of(ctx)?;
         let folder = lease_folder(host.as_ref(), lease.id.as_str());
-        // First the processes: they would go on writing into the folder.
-        host.end_strays(lease.id.as_str()).await?;
         if script(&ctx.blueprint, "cleanup").is_some() {
+            // First the processes: they would go on writing into the folder.
+            host.end_strays(lease.id.as_str()).await?;
             host.make_folder(&folder).await?;
             run_script(ctx, &host, "cleanup", &folder, lease.id.as_str()).await?;
-            host.end_strays(lease.id.as_str()).await?;
         }
+        // Whoever comes late finds the door closed; then what has come in.
+        host.fence_off(&fence_of(lease)).await?;
+        host.end_strays(lease.id.as_str()).await?;
         host.remove_folder(&folder).await?;
         Ok(Step::done())
     }

@@ -47,13 +47,20 @@ const LEFT: &str = "drydock-left";
 /// Boxes over the links of a daemon.
 pub struct OverSsh {
     links: Arc<Links>,
+    fenced: bool,
 }
 
 impl OverSsh {
     /// Over these links.
     #[must_use]
     pub fn new(links: Arc<Links>) -> Self {
-        Self { links }
+        Self { links, fenced: false }
+    }
+
+    /// Whether other daemons go to the same boxes, so that who comes late is kept out.
+    #[must_use]
+    pub fn fenced(self, fenced: bool) -> Self {
+        Self { fenced, ..self }
     }
 
     /// What a command prints, on stdout and on stderr; nothing tells its exit code.
@@ -116,7 +123,7 @@ impl Boxes for OverSsh {
 
     fn host(&self, target: &Target, data_dir: &Path, reached_at: &str, on_fault: OnFault) -> Result<Arc<dyn Host>> {
         let link = Watched { link: self.links.of(target)?, on_fault };
-        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), reached_at.to_owned())))
+        Ok(Arc::new(SshHost::new(Arc::new(link), data_dir.to_owned(), reached_at.to_owned()).fenced(self.fenced)))
     }
 
     async fn inspect(&self, target: &Target) -> Result<Vec<String>> {

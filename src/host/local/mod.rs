@@ -1,5 +1,6 @@
 //! The machine that the daemon runs on. It isolates nothing from its own user.
 
+mod fences;
 mod files;
 mod folder;
 mod marks;
@@ -18,14 +19,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
+use tokio::sync::RwLockReadGuard;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+use self::fences::Fences;
 use self::files::LocalFiles;
 use self::marks::Marks;
 use self::process_table::{Candidate, LEASE_VARIABLE, PROCESS_VARIABLE, strike};
 use self::spawn::Spawner;
 use self::supervisor::Supervisor;
+use super::fence::Fence;
 use super::files::Files;
 use super::{Command, Host, Process, Ran, Run};
 use crate::error::{Error, Reason, Result};
@@ -42,6 +46,8 @@ pub struct LocalHost {
     executable: PathBuf,
     spawner: Spawner,
     marks: Arc<Marks>,
+    /// Where there may be other daemons.
+    fences: Option<Fences>,
 }
 
 impl LocalHost {
@@ -50,7 +56,22 @@ impl LocalHost {
     pub fn new(data_dir: PathBuf, executable: PathBuf) -> Self {
         let marks = Arc::new(Marks::default());
         let spawner = Spawner::new(Supervisor::new(executable.clone()), Arc::clone(&marks));
-        Self { data_dir, executable, spawner, marks }
+        Self { data_dir, executable, spawner, marks, fences: None }
+    }
+
+    /// Keeps out what comes late in the name of a lease that has ended. One daemon alone on its database needs it not: what it
+    /// does late it finds itself.
+    #[must_use]
+    pub fn fenced(self) -> Self {
+        Self { fences: Some(Fences::new(self.data_dir.clone())), ..self }
+    }
+
+    /// Lets in what is done in these names, as long as the answer lives.
+    async fn pass(&self, fences: &[Fence]) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+        match &self.fences {
+            Some(all) => all.pass(fences).await,
+            None => Ok(None),
+        }
     }
 
     /// Tells the newest id of a lease or resource that there was when this daemon began; empty, there was none. Until it
@@ -108,6 +129,7 @@ impl Host for LocalHost {
     }
 
     async fn spawn(&self, command: Command) -> Result<Process> {
+        let _passed = self.pass(&command.fences).await?;
         self.spawner.spawn(command).await
     }
 
@@ -116,6 +138,7 @@ impl Host for LocalHost {
     }
 
     async fn launch(&self, command: Command, log: &Path) -> Result<i64> {
+        let _passed = self.pass(&command.fences).await?;
         self.spawner.launch(command, log).await
     }
 
@@ -162,6 +185,18 @@ impl Host for LocalHost {
         }
         let path = path.to_owned();
         blocking(move || folder::make(&path)).await
+    }
+
+    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
+        let _passed = self.pass(fences).await?;
+        self.make_folder(path).await
+    }
+
+    async fn fence_off(&self, fence: &Fence) -> Result<()> {
+        match &self.fences {
+            Some(all) => all.put_up(fence).await,
+            None => Ok(()),
+        }
     }
 
     async fn remove_folder(&self, path: &Path) -> Result<()> {

@@ -8,8 +8,9 @@ use super::keeper::START;
 use super::link::{Link, Purpose};
 use super::reason::explain;
 use super::talk::{Answer, Talk, compact};
-use super::words::{quoted, quoted_path};
+use super::words::{passage, quoted, quoted_path};
 use crate::error::{Error, Reason, Result};
+use crate::host::fence::Fence;
 
 const CLERK: &str = include_str!("sh/clerk.sh");
 /// A disk that is busy, not one that hangs.
@@ -46,16 +47,38 @@ impl Clerk {
         answer
     }
 
-    /// Makes a folder with its parents, 0700.
+    /// Makes a folder with its parents, 0700, unless one of these fences, below `data_dir`, lets nothing in any more.
     ///
     /// # Errors
-    /// `NO_SPACE`, `PERMISSION_DENIED`, …
-    pub(super) async fn make_folder(&self, path: &Path) -> Result<()> {
-        let answer = self.ask(&[b"dd_make_folder", &quoted_path(path)]).await?;
+    /// `LEASE_NOT_ACTIVE`, `NO_SPACE`, `PERMISSION_DENIED`, …
+    pub(super) async fn make_folder(&self, path: &Path, data_dir: &Path, fences: &[Fence]) -> Result<()> {
+        let mut request = b"dd_make_folder ".to_vec();
+        request.extend_from_slice(&quoted_path(path));
+        for fence in fences {
+            request.push(b' ');
+            request.extend_from_slice(&passage(fence, data_dir));
+        }
+        let answer = self.ask(&[&request]).await?;
         if answer.status == 0 {
             return Ok(());
         }
+        if answer.body == b"fenced" {
+            return Err(refused("fenced", path));
+        }
         Err(explain(&format!("folder {} cannot be made", path.display()), &answer.body))
+    }
+
+    /// From now on this fence lets in nothing of its epoch and those before.
+    ///
+    /// # Errors
+    /// `NO_SPACE`, `PERMISSION_DENIED`, …
+    pub(super) async fn fence_off(&self, fence: &Fence, data_dir: &Path) -> Result<()> {
+        let above = Fence { epoch: fence.epoch.saturating_add(1), ..fence.clone() };
+        let answer = self.ask(&[b"dd_fence_off", &passage(&above, data_dir)]).await?;
+        if answer.status == 0 {
+            return Ok(());
+        }
+        Err(explain(&format!("the lease {} cannot be fenced off", fence.holder), &answer.body))
     }
 
     /// A small file's bytes; `None` when there is none.
@@ -139,6 +162,7 @@ pub(super) fn refused(why: &str, cwd: &Path) -> Error {
         "denied" => {
             Error::new(Reason::PermissionDenied, format!("working directory {cwd} cannot be used: permission denied"))
         }
+        "fenced" => Error::new(Reason::LeaseNotActive, "the lease has ended meanwhile; its host let nothing in"),
         "full" => {
             Error::new(Reason::NoSpace, "the host has no room to write down what runs; nothing ran: make room there")
         }

@@ -148,7 +148,7 @@ impl Crew {
         if command.process_id.is_empty() {
             command.process_id = nameless();
         }
-        let spec = spec(&command)?;
+        let spec = spec(&command, &self.data_dir)?;
         let mut gone = silent("no process could be started on the host; nothing ran");
         for _ in 0..TRIES {
             let keeper = self.keeper().await?;

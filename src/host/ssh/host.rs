@@ -16,6 +16,7 @@ use super::reason::explain;
 use super::sftp::Sftp;
 use super::words::spec;
 use crate::error::{Error, Reason, Result};
+use crate::host::fence::Fence;
 use crate::host::files::Files;
 use crate::host::{Command, Exit, Host, Process, Ran, Run};
 
@@ -36,6 +37,8 @@ pub struct SshHost {
     sftp: Arc<Sftp>,
     data_dir: PathBuf,
     address: String,
+    /// Whether other daemons may come here, and late.
+    fenced: bool,
 }
 
 impl SshHost {
@@ -44,7 +47,13 @@ impl SshHost {
     #[must_use]
     pub fn new(link: Arc<dyn Link>, data_dir: PathBuf, address: String) -> Self {
         let sftp = Sftp::new(Arc::clone(&link), address.clone());
-        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address }
+        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address, fenced: false }
+    }
+
+    /// Keeps out what comes late in the name of a lease that has ended; see [`Host::fence_off`].
+    #[must_use]
+    pub fn fenced(self, fenced: bool) -> Self {
+        Self { fenced, ..self }
     }
 
     async fn clerk(&self) -> Result<Arc<Clerk>> {
@@ -107,7 +116,7 @@ impl Host for SshHost {
         if command.process_id.is_empty() {
             command.process_id = nameless();
         }
-        let spec = spec(&command)?;
+        let spec = spec(&command, &self.data_dir)?;
         let program = command.argv.first().map_or("", String::as_str);
         let pid = self.clerk().await?.launch(&spec, program, &command.cwd, log).await?;
         let keeper = self.crew.keeper().await?;
@@ -167,7 +176,28 @@ impl Host for SshHost {
     }
 
     async fn make_folder(&self, path: &Path) -> Result<()> {
-        self.clerk().await?.make_folder(path).await
+        self.make_folder_behind(path, &[]).await
+    }
+
+    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
+        self.clerk().await?.make_folder(path, &self.data_dir, fences).await
+    }
+
+    async fn fence_off(&self, fence: &Fence) -> Result<()> {
+        if !self.fenced {
+            return Ok(());
+        }
+        self.clerk().await?.fence_off(fence, &self.data_dir).await?;
+        // What was let in before has begun, or is about to.
+        let keeper = self.crew.keeper().await?;
+        let start = Instant::now();
+        while keeper.young().await? > 0 {
+            if start.elapsed() >= SURVIVES {
+                return Err(Error::new(Reason::Internal, "commands of the host hang before their start"));
+            }
+            let _ = timeout(Duration::from_millis(5), std::future::pending::<()>()).await;
+        }
+        Ok(())
     }
 
     async fn remove_folder(&self, path: &Path) -> Result<()> {

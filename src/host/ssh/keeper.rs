@@ -159,6 +159,11 @@ impl Keeper {
         self.count(format!("dd_strays KILL {}\n", text(lease))).await
     }
 
+    /// How many commands are about to start, whoever told them to: they cannot be found by their lease yet.
+    pub(super) async fn young(&self) -> Result<u64> {
+        self.count("dd_young\n".to_owned()).await
+    }
+
     /// Sends a signal, if any, to the tree of a launched process; `id` is its mark.
     pub(super) async fn strike_launched(&self, signal: Option<Signal>, pid: i64, lease: &str, id: &str) -> Result<u64> {
         self.count(format!("dd_launched {} {pid} {} {}\n", name(signal), text(lease), text(id))).await

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::host::Command;
+use crate::host::fence::Fence;
 
 /// The kernel takes no longer word, the NUL at its end included.
 const MAX_WORD: usize = 128 * 1024 - 1;
@@ -59,6 +60,13 @@ fn quote(word: &[u8], text: &mut Vec<u8>) {
     text.push(b'\'');
 }
 
+/// A fence as the machine's scripts take it: its file, in Drydock's folder there, and the epoch.
+pub(super) fn passage(fence: &Fence, data_dir: &Path) -> Vec<u8> {
+    let mut text = quoted_path(&fence.file(data_dir));
+    text.extend_from_slice(format!(" {}", fence.epoch).as_bytes());
+    text
+}
+
 /// 128 random bits in hex: what no command can guess.
 ///
 /// # Errors
@@ -78,9 +86,15 @@ pub(super) fn lines(text: &[u8]) -> usize {
 ///
 /// # Errors
 /// `INVALID_ARGUMENT` for what no program can get.
-pub(super) fn spec(command: &Command) -> Result<Vec<u8>> {
+pub(super) fn spec(command: &Command, data_dir: &Path) -> Result<Vec<u8>> {
     check(command)?;
     let mut text = Vec::with_capacity(512);
+    // First: what comes late shall not even look around.
+    for fence in &command.fences {
+        text.extend_from_slice(b"dd_fence ");
+        text.extend_from_slice(&passage(fence, data_dir));
+        text.push(b'\n');
+    }
     let word = |word: &[u8], text: &mut Vec<u8>| {
         text.push(b' ');
         quote(word, text);
@@ -163,7 +177,7 @@ mod tests {
             lease_id: "lease_a".to_owned(),
             ..Command::default()
         };
-        let text = String::from_utf8(spec(&command).unwrap()).unwrap();
+        let text = String::from_utf8(spec(&command, Path::new("/d")).unwrap()).unwrap();
         assert!(text.contains("export PLAIN='x y' DRYDOCK_LEASE_ID='lease_a' DRYDOCK_PROCESS_ID=''; }"), "{text}");
         assert!(text.contains("set -- \"$dd_env\" 'UID=0' 'a;reboot=1' 'true'\n"), "{text}");
     }
@@ -175,8 +189,8 @@ mod tests {
             ..Command::default()
         };
         for bad in [argv(&[]), argv(&["a\0"]), argv(&["true", &"x".repeat(MAX_WORD + 1)])] {
-            assert_eq!(spec(&bad).unwrap_err().reason, crate::error::Reason::InvalidArgument);
+            assert_eq!(spec(&bad, Path::new("/d")).unwrap_err().reason, crate::error::Reason::InvalidArgument);
         }
-        spec(&argv(&["true", &"x".repeat(MAX_WORD)])).unwrap();
+        spec(&argv(&["true", &"x".repeat(MAX_WORD)]), Path::new("/d")).unwrap();
     }
 }

@@ -120,6 +120,7 @@ impl ExecSpec {
             process_id: process_id.to_string(),
             merge_stderr: self.merge_stderr,
             stdin: false,
+            fences: Vec::new(),
         })
     }
 }

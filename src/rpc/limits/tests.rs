@@ -14,6 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::rpc::doors::DoorsLayer;
 use crate::rpc::tls::{Identity, Secured};
 use crate::rpc::tokens::Tokens;
 

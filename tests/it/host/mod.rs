@@ -2,6 +2,7 @@
 //! for us.
 
 mod ends;
+mod fences;
 mod folders;
 mod lifeline;
 mod sham;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use drydock::error::Error;
+use drydock::host::local::LocalHost;
 use drydock::host::ssh::host::SshHost;
 use drydock::host::ssh::link::Link;
 use drydock::host::ssh::masters::Masters;
@@ -18,7 +20,7 @@ use drydock::host::{Exit, Host, Place};
 use drydock::interface::command::{ExecSpec, Execution, Inputs, exec};
 use tokio_util::sync::CancellationToken;
 
-use crate::place::{Said, listen, local_host, soon};
+use crate::place::{Said, listen, soon};
 
 use self::sham::{Sham, Shell};
 use crate::ssh::kit::{Quay, linked};
@@ -97,7 +99,7 @@ impl Machine {
         let sshd = Sshd::with(options);
         let (quay, link) = linked(&sshd).await;
         let data = sshd.home().join(".drydock");
-        let host = SshHost::new(Arc::clone(&link) as Arc<dyn Link>, data, "127.0.0.1".to_owned());
+        let host = SshHost::new(Arc::clone(&link) as Arc<dyn Link>, data, "127.0.0.1".to_owned()).fenced(true);
         Self { _quay: quay, _sshd: sshd, link, host: Arc::new(host) }
     }
 
@@ -121,13 +123,14 @@ impl Yard {
 
     pub(crate) fn local() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let host = local_host(data.path());
+        let host = LocalHost::new(data.path().to_owned(), env!("CARGO_BIN_EXE_drydock").into());
+        let host = Arc::new(host.fenced());
         Self::of(data, host, false)
     }
 
     pub(crate) fn sham(shell: Shell) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let host = Arc::new(Sham::new(shell, data.path()).host().1);
+        let host = Arc::new(Sham::new(shell, data.path()).host().1.fenced(true));
         Self::of(data, host, true)
     }
 

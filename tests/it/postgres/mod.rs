@@ -5,6 +5,8 @@
 mod daemons;
 mod example;
 mod failover;
+mod fencing;
+mod forwarding;
 mod secure;
 mod server;
 mod sharing;

@@ -8,8 +8,31 @@ cd / || exit 1
 umask 077
 trap : PIPE
 
+# Behind the folder come pairs of a fence and an epoch. The folder is made first, and only then is seen whether it may be:
+# so either who cleans up finds it, or it goes again.
 dd_make_folder() {
-    [ -d "$1" ] || LC_ALL=C mkdir -p -- "$1" 2>&1
+    [ -d "$1" ] || LC_ALL=C mkdir -p -- "$1" 2>&1 || return
+    dd_made=$1
+    shift
+    while [ $# -gt 1 ]; do
+        if dd_is_fenced "$1" "$2"; then
+            rmdir "$dd_made"
+            printf fenced
+            return 1
+        fi
+        shift 2
+    done
+}
+
+# From now on the fence $1 lets in nothing below the epoch $2.
+dd_fence_off() {
+    if [ -e "$1" ]; then
+        # It lets in less already, or as much.
+        if dd_is_fenced "$1" "$2" || [ "$dd_least" = "$2" ]; then return 0; fi
+    fi
+    LC_ALL=C mkdir -p -- "${1%/*}" 2>&1 || return
+    dd_write "$1" "$1.$$" "$2
+"
 }
 
 dd_read() {

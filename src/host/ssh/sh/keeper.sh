@@ -117,6 +117,19 @@ dd_launched() {
     dd_send "$1" $dd_found
 }
 
+# Prints how many commands, of whatever daemon, are between being written down and their start: nobody knows them yet by
+# their environment.
+dd_young() {
+    dd_files='' dd_count=0
+    for dd_file in /dev/shm/drydock.*/r.* "$dd_data/run"/*/r.*; do
+        read -r dd_what dd_worker dd_id dd_pid dd_group dd_line <"$dd_file" || continue
+        if [ "$dd_what" = run ]; then dd_files="$dd_files /proc/$dd_pid/cmdline"; fi
+    done
+    # shellcheck disable=SC2086
+    if [ -n "$dd_files" ]; then dd_count=$(grep -lsF -e "$dd_data/run/" $dd_files | wc -l); fi
+    printf %s "$dd_count"
+}
+
 # The mark of a process.
 dd_mark_of() {
     tr '\000' '\n' <"/proc/$1/environ" | sed -n 's/^DRYDOCK_PROCESS_ID=//p'
@@ -262,6 +275,8 @@ dd_sweep() {
         if [ -d "$dd_its_folder" ]; then continue; fi
         if [ "$dd_its_boot" != "$dd_boot" ] || [ "$(dd_birth "$dd_pid")" != "$dd_born" ]; then rm -rf "$dd_other"; fi
     done
+    # No daemon is paused for so many days, and then goes on.
+    if [ -d "$dd_data/fences" ]; then find "$dd_data/fences" -type f -mtime +30 -exec rm -f {} +; fi
 }
 
 dd_folder=$dd_data/run/$dd_name

@@ -33,6 +33,20 @@ dd_is_program() {
     return 1
 }
 
+# Whether what is done in the name of a lease comes too late: $1 is the file that says from which epoch on something is let
+# in, $2 its own. Half a file lets nothing in.
+dd_is_fenced() {
+    [ -e "$1" ] || return 1
+    dd_least=
+    read -r dd_least <"$1"
+    case $dd_least in '' | *[!0-9]*) return 0 ;; esac
+    [ "$2" -lt "$dd_least" ]
+}
+
+dd_fence() {
+    if dd_is_fenced "$1" "$2"; then dd_refuse fenced; fi
+}
+
 # The working directory. PWD and its like are not ours to hand on.
 dd_enter() {
     if ! cd -P -- "$1" 2>/dev/null; then
