@@ -18,36 +18,33 @@ const BEGIN: &str =
     "BEGIN; SET LOCAL lock_timeout = 200; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
 const TREE: &str = "SELECT pg_advisory_xact_lock(1, hashtext($1))";
 const FENCE: &str = "SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
-const WAITS: &str = "DELETE FROM wait WHERE task_id = $1";
-const DONE: &str = "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
+const DONE: &str = "WITH gone AS (DELETE FROM wait WHERE task_id = $1) \
+                    UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
                     AND state = 'RUNNING' AND attempt = $2";
-const CLAIM: &str = "WITH best AS MATERIALIZED (SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) \
+const CLAIM: &str = "WITH best AS MATERIALIZED (SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) AND (band, ord) >= ($4, $5) \
                      ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED) \
                      UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 \
                      FROM best WHERE task.id = best.id RETURNING task.*";
 const COMMIT: &str = "COMMIT";
 /// A step, as the store takes it.
-const STEP: [&str; 7] = [BEGIN, TREE, FENCE, WAITS, DONE, CLAIM, COMMIT];
-/// Longer than any round.
-const CLAIM_MICROS: i64 = 30_000_000;
+const STEP: [&str; 6] = [BEGIN, TREE, FENCE, DONE, CLAIM, COMMIT];
 
 /// As many connections as there are workers, each in this loop for a while: steps a second.
 pub(crate) async fn steps_a_second(url: &str, span: Duration) -> Result<f64> {
     in_turns(url, span, |mut connection, number, until, count| async move {
         let worker = format!("daemon_bare/w{number}");
         begin(&mut connection).await?;
-        let mut claim = claim(&mut connection, &worker).await?;
+        let mut claim = claim(&mut connection, &worker, 0).await?;
         run_one(&mut connection, COMMIT).await?;
         while Instant::now() < until {
-            let (id, root, attempt): (String, String, i64) =
-                (claim.try_get("id")?, claim.try_get("root_id")?, claim.try_get("attempt")?);
+            let (id, root): (String, String) = (claim.try_get("id")?, claim.try_get("root_id")?);
+            let (attempt, ord): (i64, i64) = (claim.try_get("attempt")?, claim.try_get("ord")?);
             begin(&mut connection).await?;
             sqlx::query(TREE).bind(&root).execute(&mut connection).await?;
             let held = sqlx::query(FENCE).bind(&id).bind(attempt).fetch_optional(&mut connection).await?;
             ensure!(held.is_some(), "{id} was lost");
-            sqlx::query(WAITS).bind(&id).execute(&mut connection).await?;
             sqlx::query(DONE).bind(&id).bind(attempt).execute(&mut connection).await?;
-            claim = self::claim(&mut connection, &worker).await?;
+            claim = self::claim(&mut connection, &worker, ord).await?;
             run_one(&mut connection, COMMIT).await?;
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -65,9 +62,10 @@ async fn run_one(connection: &mut PgConnection, text: &'static str) -> Result<()
     Ok(())
 }
 
-async fn claim(connection: &mut PgConnection, worker: &str) -> Result<PgRow> {
-    let claim = sqlx::query(CLAIM).bind(worker).bind(i64::MAX - CLAIM_MICROS).bind("").fetch_optional(connection);
-    claim.await?.context("nothing is ready any more; fill more")
+/// Claims the best from that place on: what is behind is done, and need not be gone through.
+async fn claim(connection: &mut PgConnection, worker: &str, ord: i64) -> Result<PgRow> {
+    let claim = sqlx::query(CLAIM).bind(worker).bind(i64::MAX).bind("").bind(1_i64).bind(ord);
+    claim.fetch_optional(connection).await?.context("nothing is ready any more; fill more")
 }
 
 /// As many connections, each in a loop that commits one row: commits a second.

@@ -12,6 +12,8 @@ const [url, concurrency] = process.argv.slice(2);
 const { username, host, pathname } = /^postgres:\/\/(?<username>[^@]*)@(?<host>[^/]*)\/(?<pathname>.*)$/.exec(url).groups;
 const settings = { user: username, host: decodeURIComponent(host), database: pathname, max: Number(concurrency) + 4 };
 const pgPool = new Pool(settings);
+pgPool.on("error", () => {});
+pgPool.on("connect", (client) => client.on("error", () => {}));
 const logger = new Logger(() => () => {});
 
 async function work(jobs, seconds) {
