@@ -206,14 +206,10 @@ impl Watch {
 
     /// Tells others, at most so often, on a connection of its own and outside of every transaction that does work.
     async fn tell(&self) {
-        // Nothing is lost with it that a sweep would not find: it need not wait for the disk.
         loop {
             self.tidings.to_tell.notified().await;
-            let text = format!(
-                "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{}'); COMMIT",
-                self.tidings.telling()
-            );
-            let told = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&self.aside).await;
+            let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(self.tidings.telling());
+            let told = told.execute(&self.aside).await;
             if let Err(error) = told {
                 tracing::warn!(error = %report(&error), "cannot tell other daemons; trying again");
                 // How far is forgotten.
