@@ -191,11 +191,16 @@ impl Tx {
     /// A task became ready at that place in the queue.
     pub(super) fn tell_ready(&mut self, root: Option<&LeaseId>, level: Level) {
         self.news.ready += 1;
-        self.news.level = Some(self.news.level.map_or(level, |lower| lower.min(level)));
+        self.note_level(level);
         self.news.counts.woken();
         if let Some(root) = root {
             self.news.ready_roots.insert(root.clone());
         }
+    }
+
+    /// A task that may be ready came to that place in the queue.
+    pub(super) fn note_level(&mut self, level: Level) {
+        self.news.level = Some(self.news.level.map_or(level, |lower| lower.min(level)));
     }
 
     /// The lowest place of the tasks that became ready.
