@@ -1,5 +1,5 @@
 //! What is committed here is told to other daemons, and what they commit is heard here: by LISTEN and NOTIFY, which may be lost,
-//! and so only say that it is worth while to look. The events are followed in their order, whoever committed them.
+//! and so only say that it is worth while to look, and from which place in the queue on. The events are followed in their order, whoever committed them.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
