@@ -208,7 +208,8 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> KindRules {
-        KindRules { registry: self.registry.clone(), shares: Arc::clone(&self.shares) }
+        let (registry, shares) = (self.registry.clone(), Arc::clone(&self.shares));
+        KindRules { registry, shares, courtesy: Arc::clone(&self.courtesy) }
     }
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::allocate::Allocation;
+use super::courtesy::Courtesy;
 use crate::allocator::Rules;
 use crate::blueprint::{DAEMON_FACT, Registry};
 use crate::clock::{Micros, micros};
@@ -112,6 +113,7 @@ async fn break_subject(tx: &mut Tx, subject: Subject, reason: &str, message: &st
 pub(super) struct KindRules {
     pub(super) registry: Registry,
     pub(super) shares: Arc<Shares>,
+    pub(super) courtesy: Arc<Courtesy>,
 }
 
 impl Rules for KindRules {
