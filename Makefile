@@ -24,5 +24,6 @@ lint: ## set up the linters, then formatting, clippy, docs, shell, protos, depen
 	.ci/tools lint
 	.ci/lint
 
-bench: ## the table of speed and memory: bound, measured, verdict
+bench: ## set up what is measured beside, then the table of speed and memory: bound, measured, verdict
+	.ci/tools bench
 	$(CARGO) bench --locked --bench drydock

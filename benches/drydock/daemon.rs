@@ -120,7 +120,8 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     Ok(pages.parse::<u64>()? * PAGE)
 }
 
-fn program(folder: &Path) -> Command {
+/// The daemon's program, for a user of its own.
+pub(crate) fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
     command
         .env_clear()

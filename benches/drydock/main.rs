@@ -11,6 +11,9 @@ mod fairness;
 mod figures;
 mod idle;
 mod in_process;
+mod labgrid;
+mod pools;
+mod postgres;
 mod raw;
 mod relay;
 mod release_grant;
@@ -30,7 +33,7 @@ use table::Table;
 /// A part of the table.
 type Part = for<'t> fn(&'t mut Table) -> LocalBoxFuture<'t, Result<()>>;
 
-const PARTS: [(&str, Part); 13] = [
+const PARTS: [(&str, Part); 20] = [
     ("warm_acquire", |table| Box::pin(warm_acquire::measure(table))),
     ("throughput", |table| Box::pin(throughput::measure(table))),
     ("cascade", |table| Box::pin(cascade::measure(table))),
@@ -42,8 +45,15 @@ const PARTS: [(&str, Part); 13] = [
     ("ssh_exec", |table| Box::pin(ssh::exec(table))),
     ("ssh_bulk", |table| Box::pin(ssh::bulk(table))),
     ("ssh_faults", |table| Box::pin(ssh::faults(table))),
+    ("pools", |table| Box::pin(pools::measure(table))),
+    ("labgrid", |table| Box::pin(labgrid::measure(table))),
     ("idle", |table| Box::pin(idle::measure(table))),
     ("scale", |table| Box::pin(scale::measure(table))),
+    ("postgres_steps", |table| Box::pin(postgres::steps(table))),
+    ("postgres_rival", |table| Box::pin(postgres::rival(table))),
+    ("postgres_daemons", |table| Box::pin(postgres::daemons(table))),
+    ("postgres_laden", |table| Box::pin(postgres::laden(table))),
+    ("postgres_idle", |table| Box::pin(postgres::idle(table))),
 ];
 
 #[tokio::main]
@@ -54,6 +64,12 @@ async fn main() -> Result<ExitCode> {
         && role == relay::ROLE
     {
         relay::serve(socket).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [role, database, name] = words.as_slice()
+        && role == postgres::ROLE
+    {
+        postgres::serve(database, name).await?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(unknown) = words.iter().find(|word| PARTS.iter().all(|(name, _)| name != word)) {

@@ -51,11 +51,25 @@ pub(super) const INSERT: &str = "INSERT INTO event (seq, id, time, kind, reason,
 /// The next ones that are shown.
 pub(super) const AFTER: &str =
     concat!("SELECT * FROM event WHERE seq > $1 AND seq < ", horizon!(), " ORDER BY seq LIMIT 500");
-/// How many there are that are not shown yet; and the next timer, since whoever looks for the one looks for the other.
-pub(super) const BEYOND: &str = concat!(
-    "SELECT (SELECT count(*) FROM event WHERE seq >= ",
-    horizon!(),
-    ") AS beyond, (SELECT min(run_at) FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL) AS timer"
+macro_rules! beyond {
+    ($more:literal) => {
+        concat!(
+            "SELECT (SELECT count(*) FROM event WHERE seq >= ",
+            horizon!(),
+            ") AS beyond, CASE WHEN EXISTS (SELECT 1 FROM event WHERE seq > $1 AND seq < ",
+            horizon!(),
+            ") THEN 1 ELSE 0 END AS next",
+            $more
+        )
+    };
+}
+
+/// How many there are that are not shown yet, and whether there are next ones that are.
+pub(super) const BEYOND: &str = beyond!("");
+/// The same; whether a task is ready from a place in the queue on; and the next timer.
+pub(super) const BEYOND_AND_READY: &str = beyond!(
+    ", CASE WHEN EXISTS (SELECT 1 FROM task WHERE state = 'READY' AND (band, ord) >= ($2, $3)) THEN 1 ELSE 0 END AS ready, \
+     (SELECT min(run_at) FROM task WHERE state = 'PARKED' AND run_at IS NOT NULL) AS timer"
 );
 /// After the database was moved to another cluster, whose transactions are numbered anew.
 pub(super) const LIFT: &str = "UPDATE event_origin SET base = (SELECT max(seq) FROM event) + 1 - (pg_current_xact_id()::text::bigint << 20) \

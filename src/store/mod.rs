@@ -12,6 +12,7 @@
 //! each other is in `locks`.
 
 mod blueprints;
+mod claiming;
 mod copy;
 mod count;
 mod effects;
@@ -92,6 +93,8 @@ pub struct News {
     pub ready_roots: HashSet<LeaseId>,
     /// The earliest timer that was set.
     pub timer: Option<Micros>,
+    /// The lowest place of those that became ready.
+    level: Option<claiming::Level>,
     /// For the metrics of the daemon that made the commit.
     counts: count::Counts,
 }

@@ -3,6 +3,7 @@
 //! Order is `(band, ord, depth DESC, id)`, with `ord` inherited from the root lease: the next task is normally the child
 //! that was just made, so a tree is walked depth first and the oldest tree is finished first.
 
+use super::claiming::Level;
 use super::row::{Columns, Row};
 use super::statement::{Statement, sql};
 use super::{Scope, Store, Tx};
@@ -57,12 +58,12 @@ pub(super) struct NewTask {
     pub(super) ready: bool,
 }
 
-fn subject(text: &str) -> Result<Subject> {
+pub(super) fn subject(text: &str) -> Result<Subject> {
     Subject::parse(text)
         .ok_or_else(|| Error::new(Reason::Internal, format!("the database holds a task about {text:?}")))
 }
 
-fn claim(row: &Row, worker: &str) -> Result<Claim> {
+pub(super) fn claim(row: &Row, worker: &str) -> Result<Claim> {
     let c = Columns(row);
     Ok(Claim {
         task: TaskId::from_stored(c.text("id")?),
@@ -96,20 +97,6 @@ pub(super) fn task(row: &Row) -> Result<Task> {
     })
 }
 
-/// A claim among several daemons: what a rival is about to claim is left to it. Materialised, since the planner may else run
-/// the choice more than once.
-macro_rules! claim_on_postgres {
-    ($with:literal, $choice:literal) => {
-        concat!(
-            $with,
-            " best AS MATERIALIZED (",
-            $choice,
-            ") UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 \
-             FROM best WHERE task.id = best.id RETURNING task.*"
-        )
-    };
-}
-
 /// Wakes the best waiter of a pool; `$behind` narrows whom. The index of the waiters has the order of the queue.
 macro_rules! wake_best {
     ($behind:literal) => {
@@ -119,7 +106,7 @@ macro_rules! wake_best {
              (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1",
             $behind,
             " AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL \
-             ORDER BY w.band, w.ord, w.depth DESC, w.task_id LIMIT 1) RETURNING state, root_id"
+             ORDER BY w.band, w.ord, w.depth DESC, w.task_id LIMIT 1) RETURNING state, root_id, band, ord"
         )
     };
 }
@@ -134,7 +121,7 @@ macro_rules! wake_best_on_postgres {
              ORDER BY w.band, w.ord, w.depth DESC, w.task_id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) \
              UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
              run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END FROM best WHERE task.id = best.id \
-             RETURNING task.state, task.root_id"
+             RETURNING task.state, task.root_id, task.band, task.ord"
         )
     };
 }
@@ -262,7 +249,7 @@ impl Tx {
         .bind(task.timer);
         self.execute(statement).await?;
         if task.ready {
-            self.tell_ready(task.root_id.as_ref());
+            self.tell_ready(task.root_id.as_ref(), Level { band: task.band, ord: task.ord });
         }
         if let Some(at) = task.timer {
             self.tell_timer(at);
@@ -270,61 +257,15 @@ impl Tx {
         Ok(())
     }
 
-    /// The subject of the task that a claim of any would get, if nobody else takes it.
-    pub(super) async fn first_ready(&mut self) -> Result<Option<Subject>> {
-        let home = self.session.home();
-        let first = sql("SELECT subject FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1")
-            .on_postgres(
-                "SELECT subject FROM task WHERE state = 'READY' AND (home IS NULL OR home = $1) ORDER BY band, ord, depth DESC, id LIMIT 1",
-            )
-            .bind(home);
-        self.fetch_one(first).await?.map(|row| subject(&Columns(&row).text("subject")?)).transpose()
-    }
-
-    /// Claims the best ready task of the scope.
-    pub async fn claim(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
-        let until = self.now() + CLAIM_LENGTH;
-        let statement = match scope {
-            Scope::Any => sql(
-                "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
-                 (SELECT id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT 1) RETURNING *",
-            )
-            .on_postgres(claim_on_postgres!(
-                "WITH",
-                "SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) \
-                 ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED"
-            )),
-            // The tree of this root, and whatever that tree waits for, however far away.
-            Scope::Root(_) => sql(
-                "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
-                 (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
-                 UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id) \
-                 SELECT t.id FROM near JOIN task t ON t.id = near.id WHERE t.state = 'READY' ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) \
-                 RETURNING *",
-            )
-            .on_postgres(claim_on_postgres!(
-                "WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
-                 UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id),",
-                "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state = 'READY' AND (t.home IS NULL OR t.home = $4) \
-                 ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED"
-            )),
-        };
-        let mut statement = statement.bind(worker.to_owned()).bind(until);
-        if let Scope::Root(root) = scope {
-            statement = statement.bind(root.to_string());
-        }
-        let statement = statement.bind(self.session.home());
-        self.execute_returning(statement).await?.first().map(|row| claim(row, worker)).transpose()
-    }
-
     pub(super) async fn hand_back(&mut self, claim: &Claim) -> Result<()> {
         let statement = sql(
-            "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2",
+            "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE id = $1 AND state = 'RUNNING' AND attempt = $2 \
+             RETURNING band, ord",
         )
         .bind(claim.task.to_string())
         .bind(claim.attempt);
-        if self.execute(statement).await? == 1 {
-            self.tell_ready(claim.root.as_ref());
+        for row in self.execute_returning(statement).await? {
+            self.tell_ready(claim.root.as_ref(), Level::of(&row)?);
         }
         Ok(())
     }
@@ -350,7 +291,7 @@ impl Tx {
         let statement = sql(
             "UPDATE task SET signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
              run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $1 AND state IN ('PARKED', 'READY', 'RUNNING') \
-             RETURNING state, root_id",
+             RETURNING state, root_id, band, ord",
         )
         .bind(subject.to_string());
         self.signal(statement).await
@@ -360,7 +301,7 @@ impl Tx {
     pub(super) async fn hurry(&mut self, subject: &Subject, band: i64) -> Result<()> {
         let statement = sql(
             "UPDATE task SET band = $1, signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
-             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $2 RETURNING state, root_id",
+             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE subject = $2 RETURNING state, root_id, band, ord",
         )
         .bind(band)
         .bind(subject.to_string());
@@ -413,7 +354,7 @@ impl Tx {
             let columns = Columns(&row);
             if columns.text("state")? == "READY" {
                 let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
-                self.tell_ready(root.as_ref());
+                self.tell_ready(root.as_ref(), Level::of(&row)?);
             }
         }
         Ok(())
@@ -422,12 +363,12 @@ impl Tx {
     async fn fire_timers(&mut self) -> Result<Option<Micros>> {
         let now = self.now();
         let statement = sql(
-            "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id",
+            "UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL WHERE state = 'PARKED' AND run_at <= $1 RETURNING state, root_id, band, ord",
         )
         .on_postgres(
             "WITH due AS MATERIALIZED (SELECT id FROM task WHERE state = 'PARKED' AND run_at <= $1 ORDER BY id FOR UPDATE SKIP LOCKED) \
              UPDATE task SET signal = signal + 1, state = 'READY', run_at = NULL FROM due WHERE task.id = due.id \
-             RETURNING task.state, task.root_id",
+             RETURNING task.state, task.root_id, task.band, task.ord",
         )
         .bind(now);
         self.counts().wakes_are(Wake::Timer);
@@ -444,7 +385,7 @@ impl Tx {
         let statement = sql(
             "UPDATE task SET crashes = crashes + 1, claimed_by = NULL, claim_until = NULL, \
              state = CASE WHEN crashes + 1 >= $1 THEN 'DEAD' ELSE 'READY' END WHERE state = 'RUNNING' AND claim_until < $2 \
-             RETURNING state, subject, root_id",
+             RETURNING state, subject, root_id, band, ord",
         )
         .bind(MAX_CRASHES)
         .bind(before);
@@ -455,7 +396,7 @@ impl Tx {
             if columns.text("state")? != "DEAD" {
                 reaped.returned += 1;
                 let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
-                self.tell_ready(root.as_ref());
+                self.tell_ready(root.as_ref(), Level::of(&row)?);
             }
         }
         self.counts().wakes_are(Wake::Event);
@@ -476,18 +417,18 @@ impl Tx {
         let statement = sql(
             "UPDATE task SET signal = signal + 1, run_at = NULL, failures = 0, \
              crashes = CASE WHEN state = 'DEAD' THEN 0 ELSE crashes END, \
-             state = CASE WHEN state IN ('PARKED', 'DEAD') THEN 'READY' ELSE state END WHERE id = $1 RETURNING state, root_id, subject",
+             state = CASE WHEN state IN ('PARKED', 'DEAD') THEN 'READY' ELSE state END WHERE id = $1 RETURNING state, root_id, band, ord, subject",
         )
         .bind(id.to_string());
         let rows = self.execute_returning(statement).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let columns = Columns(row);
         let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
-        self.tell_ready(root.as_ref());
+        self.tell_ready(root.as_ref(), Level::of(row)?);
         subject(&columns.text("subject")?).map(Some)
     }
 }
 
 const WAKE: &str = "UPDATE task SET signal = signal + 1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
                     run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = $1 AND state IN ('PARKED', 'READY', 'RUNNING') \
-                    RETURNING state, root_id";
+                    RETURNING state, root_id, band, ord";

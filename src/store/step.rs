@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use super::statement::sql;
+use super::claiming::Level;
+use super::statement::{Dialect, sql};
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -270,8 +271,9 @@ impl Tx {
         let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
              run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, \
-             baton = CASE WHEN $9 = 1 THEN NULL ELSE baton END, failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
-             WHERE id = $7 AND state = 'RUNNING' AND attempt = $8 RETURNING state, root_id",
+             baton = CASE WHEN $9 = 1 THEN NULL ELSE baton END, failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, \
+             last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
+             WHERE id = $7 AND state = 'RUNNING' AND attempt = $8 RETURNING state, root_id, band, ord",
         )
         .bind(i64::from(may_park))
         .bind(claim.signal)
@@ -288,7 +290,7 @@ impl Tx {
         for row in rows {
             let columns = super::row::Columns(&row);
             if columns.text("state")? == "READY" {
-                self.tell_ready(claim.root.as_ref());
+                self.tell_ready(claim.root.as_ref(), Level::of(&row)?);
             } else if let Some(at) = until {
                 self.tell_timer(at);
             }
@@ -297,9 +299,17 @@ impl Tx {
     }
 
     async fn finish(&mut self, claim: &Claim) -> Result<bool> {
-        self.replace_waits(claim, &[]).await?;
+        if self.session.dialect() == Dialect::Sqlite {
+            self.replace_waits(claim, &[]).await?;
+        }
         let statement = sql(
             "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
+             AND state = 'RUNNING' AND attempt = $2",
+        )
+        // In one, since each statement is a trip to the server.
+        .on_postgres(
+            "WITH gone AS (DELETE FROM wait WHERE task_id = $1) \
+             UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
              AND state = 'RUNNING' AND attempt = $2",
         )
         .bind(claim.task.to_string())

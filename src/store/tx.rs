@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 
 use super::News;
+use super::claiming::{Level, LowWater};
 use super::count::Counts;
 use super::locks::Lock;
 use super::row::{Columns, Row, json, map};
@@ -34,6 +35,11 @@ pub(super) trait Session: Send {
         String::new()
     }
 
+    /// Where the queue begins, where there may be other daemons.
+    fn low_water(&self) -> Option<&LowWater> {
+        None
+    }
+
     /// Why the transaction may be worth another try.
     fn trouble(&self) -> Option<Trouble> {
         None
@@ -59,6 +65,8 @@ pub struct Tx {
     /// The time of this transaction; one for all that it writes.
     now: Micros,
     news: News,
+    /// The lowest place of the tasks that it claimed.
+    claimed: Option<Level>,
     wrote: bool,
     wrote_at_all: bool,
 }
@@ -72,6 +80,7 @@ impl Tx {
             clock,
             now: 0,
             news: News::default(),
+            claimed: None,
             wrote: false,
             wrote_at_all: false,
         }
@@ -85,6 +94,7 @@ impl Tx {
 
     pub(super) async fn begin(&mut self) -> Result<()> {
         self.news = News::default();
+        self.claimed = None;
         self.wrote_at_all = false;
         self.overtaken = false;
         self.locks.clear();
@@ -113,11 +123,18 @@ impl Tx {
             return Err(error);
         }
         self.news.counts.durable = true;
+        if let (Some(low_water), Some(level)) = (self.session.low_water(), self.news.level) {
+            low_water.lower(level);
+        }
         Ok(std::mem::take(&mut self.news))
     }
 
     pub(super) async fn rollback(&mut self) {
         self.session.rollback().await;
+        // What it claimed is ready again.
+        if let (Some(low_water), Some(level)) = (self.session.low_water(), self.claimed.take()) {
+            low_water.lower(level);
+        }
         self.news = News::default();
         self.wrote_at_all = false;
     }
@@ -171,12 +188,29 @@ impl Tx {
         &mut self.news.counts
     }
 
-    pub(super) fn tell_ready(&mut self, root: Option<&LeaseId>) {
+    /// A task became ready at that place in the queue.
+    pub(super) fn tell_ready(&mut self, root: Option<&LeaseId>, level: Level) {
         self.news.ready += 1;
+        self.note_level(level);
         self.news.counts.woken();
         if let Some(root) = root {
             self.news.ready_roots.insert(root.clone());
         }
+    }
+
+    /// A task that may be ready came to that place in the queue.
+    pub(super) fn note_level(&mut self, level: Level) {
+        self.news.level = Some(self.news.level.map_or(level, |lower| lower.min(level)));
+    }
+
+    /// The lowest place of the tasks that became ready.
+    pub(super) fn made_ready(&self) -> Option<Level> {
+        self.news.level
+    }
+
+    /// A task at that place was claimed.
+    pub(super) fn note_claim(&mut self, level: Level) {
+        self.claimed = Some(self.claimed.map_or(level, |lower| lower.min(level)));
     }
 
     pub(super) fn has_ready(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What pools, pauses and reclaims write: beside the rows' own versions, so that no etag changes with them.
 
 use super::Tx;
+use super::claiming::Level;
 use super::queue::NewTask;
 use super::row::{Columns, json};
 use super::statement::sql;
@@ -90,8 +91,11 @@ impl Tx {
     }
 
     async fn move_task(&mut self, subject: &str, ord: Micros) -> Result<()> {
-        let statement = sql("UPDATE task SET ord = $1 WHERE subject = $2").bind(ord).bind(subject.to_owned());
-        self.execute(statement).await?;
+        let statement = sql("UPDATE task SET ord = $1 WHERE subject = $2 RETURNING band, ord");
+        let moved = self.execute_returning(statement.bind(ord).bind(subject.to_owned())).await?;
+        for row in &moved {
+            self.note_level(Level::of(row)?);
+        }
         let statement = sql("UPDATE wait SET ord = $1 WHERE task_id IN (SELECT id FROM task WHERE subject = $2)");
         self.execute(statement.bind(ord).bind(subject.to_owned())).await.map(|_| ())
     }

@@ -29,6 +29,8 @@ const OLDEST: i32 = 150_000;
 /// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still holds up others.
 const SETTINGS: &str =
     "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET timezone = 'UTC'";
+/// Of those that tell and listen: nothing is lost with a NOTIFY that a sweep would not find, so it need not wait for the disk.
+const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off";
 /// How long an operation waits for a connection.
 const FREE_CONNECTION: Duration = Duration::from_secs(15);
 
@@ -46,14 +48,14 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
     let options = options(&remote.url)?;
     let told = bring_up(&options).await?;
     shared.clock.hear(told);
-    let pool = pool(&options, remote.connections.max(2));
+    let pool = pool(&options, remote.connections.max(2), SETTINGS);
     let readers = Readers { pool: pool.clone(), count: Arc::clone(&shared.count), looks: Arc::default() };
     let stop = CancellationToken::new();
     let tidings = Arc::new(Tidings::new(remote.notify));
     let watch = Watch {
         tidings: Arc::clone(&tidings),
         readers: Arc::new(store::readers::Readers::Postgres(readers.clone())),
-        aside: self::pool(&options, 2),
+        aside: self::pool(&options, 2, ASIDE),
         news: shared.news.clone(),
         stop: stop.clone(),
     };
@@ -70,7 +72,7 @@ pub(in crate::store) async fn migrate(remote: &Remote) -> Result<()> {
 
 /// One connection, for a transaction that nobody is to meet.
 pub(in crate::store) async fn session(remote: &Remote) -> Result<Box<dyn tx::Session>> {
-    let connection = pool(&options(&remote.url)?, 1).acquire().await.map_err(failed)?;
+    let connection = pool(&options(&remote.url)?, 1, SETTINGS).acquire().await.map_err(failed)?;
     Ok(Box::new(Session::new(connection, Arc::default(), remote.home.as_str().into(), Duration::from_secs(10))))
 }
 
@@ -84,14 +86,14 @@ fn options(url: &str) -> Result<PgConnectOptions> {
     Ok(options.application_name("drydock").statement_cache_capacity(PREPARED).disable_statement_logging())
 }
 
-fn pool(options: &PgConnectOptions, most: u32) -> PgPool {
+fn pool(options: &PgConnectOptions, most: u32, settings: &'static str) -> PgPool {
     PgPoolOptions::new()
         .max_connections(most)
         .acquire_timeout(FREE_CONNECTION)
         // A lost one is noticed when it is used, and the work done again: to ask each time would cost as much as a statement.
         .test_before_acquire(false)
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
+        .after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(drop) })
         })
         .connect_lazy_with(options.clone())
 }

@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Postgres, Row as _
 use super::failure::{failed, trouble};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
+use crate::store::claiming::LowWater;
 use crate::store::row::{Cell, Row};
 use crate::store::statement::{Answer, Dialect, Statement, Value};
 use crate::store::tx::{self, Trouble};
@@ -84,6 +85,7 @@ pub(super) struct Session {
     connection: PoolConnection<Postgres>,
     count: Arc<AtomicU64>,
     home: Arc<str>,
+    low_water: Option<Arc<LowWater>>,
     /// How long it waits for a lock: not long, since two may wait for each other.
     patience: Duration,
     /// A transaction has begun and not ended.
@@ -100,7 +102,13 @@ impl Session {
         home: Arc<str>,
         patience: Duration,
     ) -> Self {
-        Self { connection, count, home, patience, open: false, failed: false, trouble: None }
+        Self { connection, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
+    }
+
+    /// It is one of a daemon, which knows where the queue begins.
+    pub(super) fn knowing(mut self, low_water: Arc<LowWater>) -> Self {
+        self.low_water = Some(low_water);
+        self
     }
 
     fn fails(&mut self, error: sqlx::Error) -> Error {
@@ -172,6 +180,10 @@ impl tx::Session for Session {
 
     fn home(&self) -> String {
         self.home.to_string()
+    }
+
+    fn low_water(&self) -> Option<&LowWater> {
+        self.low_water.as_deref()
     }
 
     fn trouble(&self) -> Option<Trouble> {

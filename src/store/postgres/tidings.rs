@@ -1,9 +1,9 @@
 //! What is committed here is told to other daemons, and what they commit is heard here: by LISTEN and NOTIFY, which may be lost,
-//! and so only say that it is worth while to look. The events are followed in their order, whoever committed them.
+//! and so only say that it is worth while to look, and from which place in the queue on. The events are followed in their order, whoever committed them.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool};
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::pause;
 use crate::error::{Result, report};
 use crate::model::id::LeaseId;
+use crate::store::claiming::{Level, LowWater};
 use crate::store::readers::Readers;
 use crate::store::row::Columns;
 use crate::store::statement::sql;
@@ -33,8 +34,12 @@ pub(super) struct Tidings {
     /// The name under which we tell, so that we do not listen to ourselves.
     me: String,
     pub(super) notify: bool,
+    /// Where the queue begins, for all claims of this daemon.
+    pub(super) low_water: Arc<LowWater>,
     /// Something was committed here that others may want to know.
     to_tell: Notify,
+    /// The lowest place at which a task became ready since it was last told.
+    untold: Mutex<Option<Level>>,
     /// There may be new events.
     to_follow: Notify,
     /// Others may have made tasks ready.
@@ -44,23 +49,68 @@ pub(super) struct Tidings {
 impl Tidings {
     pub(super) fn new(notify: bool) -> Self {
         let me = format!("{:016x}", fastrand::u64(..));
-        Self { me, notify, to_tell: Notify::new(), to_follow: Notify::new(), others: AtomicBool::new(false) }
+        Self {
+            me,
+            notify,
+            low_water: LowWater::new(),
+            to_tell: Notify::new(),
+            untold: Mutex::default(),
+            to_follow: Notify::new(),
+            others: AtomicBool::new(false),
+        }
     }
 
-    /// A commit of ours has changed something.
-    pub(super) fn committed(&self, events: bool, ready: bool) {
+    /// A commit of ours has changed something: there are events, and tasks ready from this place on.
+    pub(super) fn committed(&self, events: bool, ready: Option<Level>) {
         if events {
             self.to_follow.notify_one();
         }
         // Timers are not told: we see to them as long as we live, and the sweep of others when we do not.
-        if self.notify && (events || ready) {
+        if self.notify && (events || ready.is_some()) {
+            if let Some(level) = ready {
+                let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+                *untold = Some(untold.map_or(level, |lower| lower.min(level)));
+            }
             self.to_tell.notify_one();
         }
     }
 
+    /// Something may have been missed.
     pub(super) fn look_around(&self) {
+        self.heard(Some(Level::LOWEST));
+    }
+
+    /// Others have committed something; tasks may be ready from this place on.
+    fn heard(&self, ready: Option<Level>) {
+        if let Some(level) = ready {
+            self.low_water.lower(level);
+        }
         self.others.store(true, Ordering::Relaxed);
         self.to_follow.notify_one();
+    }
+
+    /// What others are told: who we are, and from which place on tasks became ready, if any did.
+    fn telling(&self) -> String {
+        match self.untold.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Level { band, ord }) => format!("{} {band} {ord}", self.me),
+            None => format!("{} -", self.me),
+        }
+    }
+
+    fn told(&self, words: &str) {
+        let mut words = words.split(' ');
+        if words.next() == Some(&self.me) {
+            return;
+        }
+        let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+        match (words.next(), words.next()) {
+            (Some("-"), _) => self.heard(None),
+            (band, ord) => match (number(band), number(ord)) {
+                (Some(band), Some(ord)) => self.heard(Some(Level { band, ord })),
+                // Another release says less.
+                _ => self.look_around(),
+            },
+        }
     }
 }
 
@@ -110,18 +160,28 @@ impl Watch {
     /// One look; whether there is nothing left to look for.
     async fn round(&self, last: &mut i64) -> Result<bool> {
         let mut news = News::default();
-        // First: what has its turn between these two looks is found by the second.
-        let rest = sql(events::BEYOND).fetch_one(&self.readers).await?;
+        let others = self.tidings.others.swap(false, Ordering::Relaxed);
+        // First: what has its turn between this look and the next is found by that one. With nothing new it is the only one.
+        let rest = if others {
+            let Level { band, ord } = self.tidings.low_water.level();
+            sql(events::BEYOND_AND_READY).bind(*last).bind(band).bind(ord).fetch_one(&self.readers).await?
+        } else {
+            sql(events::BEYOND).bind(*last).fetch_one(&self.readers).await?
+        };
         let rest = Columns(&rest);
-        for row in sql(events::AFTER).bind(*last).fetch_all(&self.readers).await? {
-            news.events.push(events::event(&row)?);
+        if rest.flag("next")? {
+            for row in sql(events::AFTER).bind(*last).fetch_all(&self.readers).await? {
+                news.events.push(events::event(&row)?);
+            }
         }
         let full = news.events.len() == 500;
         if let Some(newest) = news.events.last() {
             *last = newest.seq;
         }
-        if self.tidings.others.swap(false, Ordering::Relaxed) {
-            self.hear(&mut news).await?;
+        if others {
+            if rest.flag("ready")? {
+                self.hear(&mut news).await?;
+            }
             news.timer = rest.maybe_integer("timer")?;
         }
         if !news.events.is_empty() || news.ready > 0 || news.timer.is_some() {
@@ -133,8 +193,11 @@ impl Watch {
 
     /// What is ready now, whoever made it so.
     async fn hear(&self, news: &mut News) -> Result<()> {
-        let ready = sql("SELECT root_id FROM task WHERE state = 'READY' ORDER BY band, ord, depth DESC, id LIMIT $1");
-        let rows = ready.bind(HEARD).fetch_all(&self.readers).await?;
+        let ready = sql(
+            "SELECT root_id FROM task WHERE state = 'READY' AND (band, ord) >= ($2, $3) ORDER BY band, ord, depth DESC, id LIMIT $1",
+        );
+        let Level { band, ord } = self.tidings.low_water.level();
+        let rows = ready.bind(HEARD).bind(band).bind(ord).fetch_all(&self.readers).await?;
         news.ready = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let roots = rows.iter().map(|row| Ok(Columns(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
         news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<HashSet<_>>>()?;
@@ -143,17 +206,14 @@ impl Watch {
 
     /// Tells others, at most so often, on a connection of its own and outside of every transaction that does work.
     async fn tell(&self) {
-        // Nothing is lost with it that a sweep would not find: it need not wait for the disk.
-        let text = format!(
-            "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_notify('{CHANNEL}', '{}'); COMMIT",
-            self.tidings.me
-        );
         loop {
             self.tidings.to_tell.notified().await;
-            let told = sqlx::raw_sql(sqlx::AssertSqlSafe(text.clone())).execute(&self.aside).await;
+            let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(self.tidings.telling());
+            let told = told.execute(&self.aside).await;
             if let Err(error) = told {
                 tracing::warn!(error = %report(&error), "cannot tell other daemons; trying again");
-                self.tidings.to_tell.notify_one();
+                // How far is forgotten.
+                self.tidings.committed(false, Some(Level::LOWEST));
                 pause(AGAIN).await;
             }
             pause(TELLING).await;
@@ -176,9 +236,9 @@ impl Watch {
         self.tidings.look_around();
         loop {
             match listener.try_recv().await? {
-                Some(told) if told.payload() == self.tidings.me => {}
-                // Told, or the connection was lost and is there again.
-                _ => self.tidings.look_around(),
+                Some(told) => self.tidings.told(told.payload()),
+                // The connection was lost and is there again.
+                None => self.tidings.look_around(),
             }
         }
     }

@@ -96,6 +96,7 @@ impl Writer {
         };
         let meter = Meter::start(&self.metrics, 1);
         let session = Session::new(connection, Arc::clone(&self.count), Arc::clone(&self.home), patience);
+        let session = session.knowing(Arc::clone(&self.tidings.low_water));
         let mut tx = Tx::new(Box::new(session), Arc::clone(&self.clock));
         if let Err(error) = tx.begin().await {
             return end(tx.trouble(), operation, error);
@@ -142,7 +143,7 @@ impl Writer {
         let events = !std::mem::take(&mut told.events).is_empty();
         let moved = told.ready > 0 || told.timer.is_some();
         if events || moved {
-            self.tidings.committed(events, told.ready > 0);
+            self.tidings.committed(events, told.level.filter(|_| told.ready > 0));
         }
         if moved {
             // Nobody may be listening; that is fine.
