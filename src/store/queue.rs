@@ -5,6 +5,7 @@
 
 use super::row::{Columns, Row};
 use super::statement::{Statement, sql};
+use super::trial::{Rule, claim_length, without};
 use super::{Scope, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -42,9 +43,6 @@ pub struct Reaped {
     /// Poison: subjects whose task has killed its daemon too often and is dead now.
     pub poisoned: Vec<Subject>,
 }
-
-/// How long a claim holds without renewal, microseconds: short, because a dead daemon's work waits that long.
-pub const CLAIM_LENGTH: Micros = 30_000_000;
 
 pub(super) struct NewTask {
     pub(super) id: TaskId,
@@ -148,7 +146,7 @@ impl Store {
         self.write(move |tx| {
             let claim = claim.clone();
             Box::pin(async move {
-                let until = tx.now() + CLAIM_LENGTH;
+                let until = tx.now() + claim_length();
                 let statement =
                     sql("UPDATE task SET claim_until = $1 WHERE id = $2 AND state = 'RUNNING' AND attempt = $3")
                         .bind(until)
@@ -263,7 +261,7 @@ impl Tx {
 
     /// Claims the best ready task of the scope.
     pub async fn claim(&mut self, scope: &Scope, worker: &str) -> Result<Option<Claim>> {
-        let until = self.now() + CLAIM_LENGTH;
+        let until = self.now() + claim_length();
         let statement = match scope {
             Scope::Any => sql(
                 "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
@@ -351,6 +349,9 @@ impl Tx {
     /// baton only ever goes down the queue and its journey ends.
     pub async fn wake_pool(&mut self, pool: &str, behind: Option<&TaskId>) -> Result<()> {
         self.lock_pool(pool).await?;
+        if without(Rule::WakeOne) {
+            return self.wake(pool).await;
+        }
         let statement = match behind {
             None => sql(
                 "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 
-use super::statement::sql;
+use super::statement::{Statement, sql};
+use super::trial::{Rule, without};
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -180,6 +181,16 @@ pub enum Baton {
     Keep,
 }
 
+const LEASE: &str = "SELECT state FROM lease WHERE id = $1";
+const LEASE_SHARED: &str = "SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP LOCKED";
+const RESOURCE: &str = "SELECT state FROM resource WHERE id = $1";
+const RESOURCE_SHARED: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED";
+
+/// A look at a row that others may be about to change, where there are others.
+fn shared(alone: &'static str, among_others: &'static str) -> Statement {
+    if without(Rule::RowLock) { sql(alone) } else { sql(alone).on_postgres(among_others) }
+}
+
 /// The claim was lost between the look and the last write: all of the step must go.
 fn lost(claim: &Claim) -> Error {
     Error::new(Reason::EtagMismatch, format!("the claim of {} was lost while its step was written", claim.task))
@@ -194,6 +205,10 @@ impl Tx {
         }
         if let Subject::Resource(id) = &claim.subject {
             self.lock_resource(id).await?;
+        }
+        if without(Rule::Fence) {
+            let mine = sql("UPDATE task SET state = 'RUNNING', attempt = $1 WHERE id = $2").bind(claim.attempt);
+            self.execute(mine.bind(claim.task.to_string())).await?;
         }
         let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
@@ -266,6 +281,10 @@ impl Tx {
             may_park &= !self.has_changed(wait).await?;
         }
         self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
+        if without(Rule::Signal) {
+            let unheard = sql("UPDATE task SET signal = $1 WHERE id = $2").bind(claim.signal);
+            self.execute(unheard.bind(claim.task.to_string())).await?;
+        }
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
         let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
@@ -323,14 +342,10 @@ impl Tx {
         let (statement, seen) = match wait {
             // Shared until the commit, so that its change finds this wait. When it is being changed, it has as good as changed.
             Wait::Lease(id, seen) => {
-                let look = sql("SELECT state FROM lease WHERE id = $1")
-                    .on_postgres("SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP LOCKED");
-                (look.bind(id.to_string()), seen.as_str())
+                (shared(LEASE, LEASE_SHARED).bind(id.to_string()), seen.as_str())
             }
             Wait::Resource(id, seen) => {
-                let look = sql("SELECT state FROM resource WHERE id = $1")
-                    .on_postgres("SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED");
-                (look.bind(id.to_string()), seen.as_str())
+                (shared(RESOURCE, RESOURCE_SHARED).bind(id.to_string()), seen.as_str())
             }
             Wait::Pool(_) => return Ok(false),
         };

@@ -10,6 +10,7 @@ mod eta;
 mod exec;
 mod exec_ends;
 mod files;
+mod fire;
 mod harness;
 mod host;
 mod metrics;
