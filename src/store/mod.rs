@@ -201,6 +201,14 @@ impl Store {
         }
     }
 
+    /// Connections for what cannot wait until it is the turn of a transaction, where there are several daemons.
+    fn aside(&self) -> Option<&postgres::Readers> {
+        match &self.inner.writer {
+            Writer::Sqlite { .. } => None,
+            Writer::Postgres { writer, .. } => Some(writer.aside()),
+        }
+    }
+
     fn readers(&self) -> &readers::Readers {
         &self.inner.readers
     }

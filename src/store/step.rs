@@ -341,12 +341,8 @@ impl Tx {
     async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
         let (statement, seen) = match wait {
             // Shared until the commit, so that its change finds this wait. When it is being changed, it has as good as changed.
-            Wait::Lease(id, seen) => {
-                (shared(LEASE, LEASE_SHARED).bind(id.to_string()), seen.as_str())
-            }
-            Wait::Resource(id, seen) => {
-                (shared(RESOURCE, RESOURCE_SHARED).bind(id.to_string()), seen.as_str())
-            }
+            Wait::Lease(id, seen) => (shared(LEASE, LEASE_SHARED).bind(id.to_string()), seen.as_str()),
+            Wait::Resource(id, seen) => (shared(RESOURCE, RESOURCE_SHARED).bind(id.to_string()), seen.as_str()),
             Wait::Pool(_) => return Ok(false),
         };
         match self.fetch_one(statement).await? {

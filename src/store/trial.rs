@@ -19,6 +19,12 @@ pub fn claim_length() -> Micros {
     CLAIM_LENGTH
 }
 
+/// Whether daemons tell each other of commits: not in a debug build with `DRYDOCK_NOTIFY=off`.
+pub(super) fn notifies() -> bool {
+    static OFF: OnceLock<bool> = OnceLock::new();
+    !cfg!(debug_assertions) || !OFF.get_or_init(|| std::env::var("DRYDOCK_NOTIFY").is_ok_and(|word| word == "off"))
+}
+
 /// A rule of the queue that `DRYDOCK_MUTANT` takes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {

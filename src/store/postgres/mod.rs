@@ -18,6 +18,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 
 use super::statement::{Answer, Statement};
+use super::trial::notifies;
 use super::tx::Trouble;
 use crate::error::Result;
 
@@ -41,7 +42,7 @@ impl Remote {
     /// As many connections as suit a few workers.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), connections: 12, home: String::new(), notify: true }
+        Self { url: url.into(), connections: 12, home: String::new(), notify: notifies() }
     }
 }
 

@@ -97,7 +97,8 @@ impl Fleet {
         }
         eventually("all machines can be leased", async || {
             let live = self.live_resources(&self.daemons[1].api()).await?;
-            (live.len() == self.boxes.len() && live.iter().all(|of| of.state() == resource::State::Active)).then_some(())
+            (live.len() == self.boxes.len() && live.iter().all(|of| of.state() == resource::State::Active))
+                .then_some(())
         })
         .await;
     }
@@ -157,19 +158,27 @@ impl Fleet {
                 let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
                 left.extend(entries.map(|entry| entry.path().display().to_string()));
             }
-            left.extend(machine.commands().into_iter().filter(|pid| is_leased(*pid)).map(|pid| format!("process {pid}")));
+            left.extend(
+                machine.commands().into_iter().filter(|pid| is_leased(*pid)).map(|pid| format!("process {pid}")),
+            );
         }
         left
     }
 
-    /// Leases of a machine that were served though others had waited longer; who gave way is not counted, and a second is
+    /// Leases that got a machine though at least as many had waited for one before them, by `ord`, as machines were free: each of those
+    /// may be a moment behind, as when its daemon has died, and finds one all the same. Who gave way is not counted, and a second is
     /// nothing, since the times are those at which transactions began.
-    pub(super) async fn inversions(&self) -> i64 {
+    pub(super) async fn inversions(&self) -> Vec<String> {
         let mut admin = self.server.admin().await;
-        let look = "SELECT count(*) AS n FROM lease a JOIN lease b ON a.resource_type = b.resource_type AND a.ord < b.ord \
-             AND a.create_time + 1000000 < b.acquire_time AND b.acquire_time + 1000000 < a.acquire_time \
-             WHERE a.resource_type = 'host' AND a.id NOT IN (SELECT subject FROM event WHERE kind IN ('lease.gave_way', 'lease.requeued'))";
-        sqlx::query(look).fetch_one(&mut admin).await.unwrap().get("n")
+        let look = "WITH host AS (SELECT id, ord, create_time, acquire_time, destroy_time FROM lease WHERE resource_type = 'host' \
+             AND id NOT IN (SELECT subject FROM event WHERE kind IN ('lease.gave_way', 'lease.requeued'))), \
+             served AS (SELECT b.id, (SELECT count(*) FROM host a WHERE a.ord < b.ord AND a.create_time + 1000000 < b.acquire_time \
+             AND b.acquire_time + 1000000 < a.acquire_time) AS ahead, (SELECT count(*) FROM host c WHERE c.id <> b.id \
+             AND c.acquire_time <= b.acquire_time AND (c.destroy_time IS NULL OR c.destroy_time > b.acquire_time + 1000000)) AS taken FROM host b) \
+             SELECT id || ' before ' || ahead || ' others' AS what FROM served WHERE ahead > 0 AND ahead >= $1 - taken";
+        let boxes = i64::try_from(self.boxes.len()).unwrap();
+        let rows = sqlx::query(look).bind(boxes).fetch_all(&mut admin).await.unwrap();
+        rows.iter().map(|row| row.get("what")).collect()
     }
 
     /// Claims for each lease of a machine.

@@ -159,10 +159,14 @@ pub(super) fn judge(lines: &[Line]) -> Vec<String> {
 #[test]
 fn the_judge_sees_what_is_wrong() {
     let faults = |text: &str| judge(&parse(text)).len();
-    let fine = "create a one 0 1\nuse a one 1 2\ndestroy a one 0 3\ncreate a two 0 4\nuse a two 1 5\ndestroy a two 0 6\n";
+    let fine =
+        "create a one 0 1\nuse a one 1 2\ndestroy a one 0 3\ncreate a two 0 4\nuse a two 1 5\ndestroy a two 0 6\n";
     assert_eq!(judge(&parse(fine)), [""; 0]);
     // Cut short, undone and done again is no fault; nor is what was undone twice.
-    assert_eq!(faults("create a one 0 1\ndestroy a one 0 2\ncreate a one 0 3\ndestroy a one 0 4\ndestroy a one 0 5\n"), 0);
+    assert_eq!(
+        faults("create a one 0 1\ndestroy a one 0 2\ncreate a one 0 3\ndestroy a one 0 4\ndestroy a one 0 5\n"),
+        0
+    );
     let wrong = [
         "create a one 0 1\ncreate a two 0 2\ndestroy a one 0 3\ndestroy a two 0 4\n",
         "create a one 0 1\nuse a one 1 2\n",

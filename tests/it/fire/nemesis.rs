@@ -30,7 +30,8 @@ pub(super) enum Fault {
     Hold,
 }
 
-const ALL: [(Fault, u32); 8] = [
+/// All, and how often each is chosen.
+pub(super) const ALL: [(Fault, u32); 8] = [
     (Fault::Kill, 6),
     (Fault::Freeze, 4),
     (Fault::Deafen, 3),
@@ -62,9 +63,9 @@ pub(super) struct Nemesis {
 }
 
 impl Nemesis {
-    /// Of these faults, all when none is named.
+    /// Of these faults.
     pub(super) fn new(seed: u64, only: &[Fault]) -> Self {
-        let chosen = |(fault, _): &(Fault, u32)| only.is_empty() || only.contains(fault);
+        let chosen = |(fault, _): &(Fault, u32)| only.contains(fault);
         let faults = ALL.into_iter().filter(chosen).collect();
         Self { rng: Rng::with_seed(seed), faults, out: Vec::new(), counts: BTreeMap::new(), ended: Vec::new() }
     }
@@ -112,6 +113,9 @@ impl Nemesis {
 
     async fn strike(&mut self, fleet: &mut Fleet) {
         let total: u32 = self.faults.iter().map(|(_, weight)| weight).sum();
+        if total == 0 {
+            return;
+        }
         let mut drawn = self.rng.u32(..total);
         let at = self.faults.iter().position(|(_, weight)| {
             let here = drawn < *weight;
@@ -120,7 +124,8 @@ impl Nemesis {
         });
         let fault = self.faults[at.unwrap_or(0)].0;
         let number = self.rng.usize(..fleet.daemons.len());
-        let for_a_while = |rng: &mut Rng, millis: std::ops::Range<u64>| Instant::now() + Duration::from_millis(rng.u64(millis));
+        let for_a_while =
+            |rng: &mut Rng, millis: std::ops::Range<u64>| Instant::now() + Duration::from_millis(rng.u64(millis));
         let is_out = self.out.iter().any(|(_, out, _)| *out == number);
         let daemon = &mut fleet.daemons[number];
         match fault {
@@ -148,7 +153,8 @@ impl Nemesis {
             }
             Fault::Deafen => {
                 let mut admin = fleet.server.admin().await;
-                let listeners = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'";
+                let listeners =
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'";
                 sqlx::query(listeners).execute(&mut admin).await.unwrap();
             }
             Fault::RestartFast => fleet.server.restart(Stop::Fast).await,

@@ -11,10 +11,11 @@ use tokio::time::interval;
 use super::clients::{Crowd, caller};
 use super::fleet::Fleet;
 use super::journal::judge;
-use super::nemesis::{Fault, Nemesis};
+use super::nemesis::{ALL, Fault, Nemesis};
 use crate::postgres::is_installed;
 
-const CALLERS: usize = 100;
+/// Unless `DRYDOCK_FIRE_CALLERS` says so, as `make soak` does.
+const CALLERS: usize = 50;
 const BOXES: usize = 5;
 
 /// How a storm went.
@@ -23,7 +24,7 @@ pub(super) struct Report {
     nemesis: Nemesis,
     crowd: Arc<Crowd>,
     journal: usize,
-    inversions: i64,
+    inversions: Vec<String>,
     claims_per_lease: f64,
     suspected: usize,
     pub(super) violations: Vec<String>,
@@ -41,7 +42,7 @@ impl fmt::Display for Report {
         writeln!(f, "calls that failed, by reason: {:?}", self.crowd.failures.lock().unwrap())?;
         writeln!(f, "leases that broke: {:#?}", self.crowd.broken.lock().unwrap())?;
         writeln!(f, "tasks suspected of deaths: {}", self.suspected)?;
-        writeln!(f, "order inversions: {}", self.inversions)?;
+        writeln!(f, "order inversions: {} {:#?}", self.inversions.len(), self.inversions)?;
         writeln!(f, "violations: {} {:#?}", self.violations.len(), self.violations)?;
         writeln!(f, "left-overs: {} {:#?}", self.left.len(), self.left)
     }
@@ -49,17 +50,17 @@ impl fmt::Display for Report {
 
 impl Report {
     pub(super) fn assert_clean(&self) {
-        let clean = self.violations.is_empty() && self.left.is_empty() && self.inversions == 0;
+        let clean = self.violations.is_empty() && self.left.is_empty() && self.inversions.is_empty();
         assert!(clean && self.crowd.done.load(Ordering::Relaxed) > 0, "{self}");
     }
 }
 
 /// Lets it rage for so long; `more` is environment of all daemons.
-pub(super) async fn storm(seed: u64, span: Duration, only: &[Fault], more: &[(&str, &str)]) -> Report {
+async fn storm(seed: u64, span: Duration, people: usize, only: &[Fault], more: &[(&str, &str)]) -> Report {
     let mut fleet = Fleet::start(BOXES, more).await;
     let crowd = Crowd::new(fleet.apis());
     let mut callers = JoinSet::new();
-    for number in 0..CALLERS {
+    for number in 0..people {
         callers.spawn(caller(Arc::clone(&crowd), number));
     }
     let mut nemesis = Nemesis::new(seed, only);
@@ -76,7 +77,7 @@ pub(super) async fn storm(seed: u64, span: Duration, only: &[Fault], more: &[(&s
     let (left, suspected) = fleet.left_over().await;
     let lines = fleet.journal.lines().await;
     let violations = judge(&lines);
-    if let Some(to) = std::env::var_os("DRYDOCK_FIRE_KEEP").filter(|_| !violations.is_empty() || !left.is_empty()) {
+    if let Some(to) = std::env::var_os("DRYDOCK_FIRE_KEEP") {
         keep(&fleet, std::path::Path::new(&to));
     }
     Report {
@@ -101,15 +102,18 @@ fn keep(fleet: &Fleet, to: &std::path::Path) {
     }
 }
 
-fn seed() -> u64 {
-    let seed = std::env::var("DRYDOCK_FIRE_SEED").ok().and_then(|seed| seed.parse().ok());
-    seed.unwrap_or_else(|| fastrand::u64(..))
+/// A number that the environment says.
+fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
-/// For so long in CI; `make soak` says how many seconds.
-fn span() -> Duration {
-    let seconds = std::env::var("DRYDOCK_FIRE_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(40))
+/// Faults that `DRYDOCK_FIRE_FAULTS` names, all without it.
+fn chosen() -> Vec<Fault> {
+    let names = std::env::var("DRYDOCK_FIRE_FAULTS").unwrap_or_default();
+    ALL.iter()
+        .map(|(fault, _)| *fault)
+        .filter(|fault| names.is_empty() || names.contains(&format!("{fault:?}")))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -117,9 +121,23 @@ async fn no_place_is_held_twice_and_nothing_is_lost_or_left() {
     if !is_installed() {
         return;
     }
-    let seed = seed();
+    let seed = number("DRYDOCK_FIRE_SEED").unwrap_or_else(|| fastrand::u64(..));
+    // Not long in CI; `make soak` says how long.
+    let span = Duration::from_secs(number("DRYDOCK_FIRE_SECONDS").unwrap_or(20));
     println!("DRYDOCK_FIRE_SEED={seed}");
-    let report = storm(seed, span(), &[], &[]).await;
+    let callers = number("DRYDOCK_FIRE_CALLERS").unwrap_or(CALLERS);
+    let report = storm(seed, span, callers, &chosen(), &[]).await;
+    println!("{report}");
+    report.assert_clean();
+}
+
+/// Nobody tells anybody: then daemons find each other's work by their sweeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_notify_it_is_slower_and_no_worse() {
+    if !is_installed() {
+        return;
+    }
+    let report = storm(1, Duration::from_secs(5), 12, &[], &[("DRYDOCK_NOTIFY", "off")]).await;
     println!("{report}");
     report.assert_clean();
 }
