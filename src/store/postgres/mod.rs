@@ -30,7 +30,7 @@ pub(super) use writer::Writer;
 pub struct Remote {
     /// `postgres://…`, with everything that libpq's URLs have; it may hold a password, and is never shown.
     pub url: String,
-    /// Connections that this daemon keeps at most, those to listen and to tell not counted; at least 2.
+    /// Connections that this daemon keeps at most, those to listen, to tell and to keep claims not counted; at least 2.
     pub connections: u32,
     /// The machine and data folder of this daemon: what is on a local host belongs to the daemon whose machine it is.
     pub home: String,

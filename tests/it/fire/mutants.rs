@@ -53,23 +53,6 @@ async fn wakes_one() {
     assert!(claims <= CLAIMS * i64::try_from(WAITERS).unwrap(), "{claims} claims for {WAITERS} leases");
 }
 
-/// The cases of the queue, in which the sweep is off: what they wait for comes without NOTIFY too.
-#[test]
-fn the_queue_s_cases_pass_without_notify() {
-    if !is_installed() {
-        return;
-    }
-    let this = std::env::current_exe().unwrap();
-    let listed = Command::new(&this).args(["--list", "--format", "terse"]).output().unwrap();
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let names = listed.lines().filter_map(|line| line.strip_suffix(": test"));
-    let cases: Vec<&str> =
-        names.filter(|name| name.starts_with("queue::") && name.contains("::on_postgres::")).collect();
-    assert!(cases.len() > 20, "{cases:?}");
-    let ran = Command::new(&this).arg("--exact").args(&cases).env("DRYDOCK_NOTIFY", "off").output().unwrap();
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
-}
-
 /// Runs one test of this program without a rule; it must fail, and for this reason.
 fn assert_red(mutant: &str, test: &str, why: &str) {
     if !is_installed() {

@@ -1,16 +1,22 @@
 //! Races of a single point, which random load hardly ever meets: brought about with two daemons' stores on one database.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use drydock::clock::ManualClock;
 use drydock::error::{Error, Reason, Result};
 use drydock::model::id::{LeaseId, Subject};
 use drydock::model::slot::Slot;
 use drydock::model::{Lease, LeaseState, TaskState};
+use drydock::scheduler::{Scheduler, Settings, Steps};
 use drydock::store::{Baton, Claim, Committed, Location, Next, Remote, Scope, Store, Tx, Wait};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::proxy::Proxy;
 use crate::postgres::{Database, database, is_installed};
 use crate::queue::kit::{NOON, PATIENCE};
 use crate::store::ground::lease;
@@ -178,4 +184,67 @@ async fn what_a_rival_let_go_of_is_found() {
     tokio::time::timeout(PATIENCE, heard).await.expect("it is told in time");
     let claim = two.other.claim(&Scope::Any, "other/w0").await.unwrap().unwrap();
     assert_eq!(LeaseId::parse(claim.subject.as_str()), Some(waiting.id));
+}
+
+/// A step that ends when its claim is lost, and tells of both.
+#[derive(Default)]
+struct Stuck {
+    begun: Notify,
+    given_up: Notify,
+}
+
+#[async_trait]
+impl Steps for Stuck {
+    async fn step(&self, _claim: &Claim, _next: Option<Scope>, lost: CancellationToken) -> Result<Committed> {
+        self.begun.notify_one();
+        lost.cancelled().await;
+        self.given_up.notify_one();
+        Ok(Committed::FenceLost)
+    }
+
+    async fn stumble(&self, _claim: &Claim, _error: &str, _panicked: bool) -> Result<()> {
+        Ok(())
+    }
+
+    async fn poisoned(&self, _subject: &Subject) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A database that says nothing at all, not even no, does not keep a daemon from giving up what it cannot keep.
+#[test]
+fn a_claim_is_given_up_in_time_though_the_database_hangs() {
+    if !is_installed() {
+        return;
+    }
+    if std::env::var_os("DRYDOCK_CLAIM_SECONDS").is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        return runtime.block_on(hang());
+    }
+    // In a process of its own, in which claims are short.
+    let test = "fire::races::a_claim_is_given_up_in_time_though_the_database_hangs";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let ran = child.args([test, "--exact", "--nocapture"]).env("DRYDOCK_CLAIM_SECONDS", "1").output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+}
+
+async fn hang() {
+    let database = database().await;
+    let (server, name) = database.url.strip_prefix("postgres://postgres@").unwrap().rsplit_once('/').unwrap();
+    let wire = Proxy::start(&Path::new(&server.replace("%2F", "/")).join(".s.PGSQL.5432")).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", wire.port);
+    let store = Store::open(&Location::Postgres(Remote::at(url)), ManualClock::at(NOON)).await.unwrap();
+    let steps = Arc::new(Stuck::default());
+    let settings = Settings { workers: 1, sweep: false, daemon: "one".to_owned() };
+    let scheduler = Scheduler::start(store.clone(), Arc::clone(&steps) as Arc<dyn Steps>, &settings).await.unwrap();
+    let made = lease();
+    let insert = store.write(move |tx| {
+        let made = made.clone();
+        Box::pin(async move { tx.insert_lease(&made).await })
+    });
+    insert.await.unwrap();
+    tokio::time::timeout(PATIENCE, steps.begun.notified()).await.expect("it is claimed");
+    wire.hold();
+    tokio::time::timeout(PATIENCE / 4, steps.given_up.notified()).await.expect("it is given up in time");
+    scheduler.stop();
 }

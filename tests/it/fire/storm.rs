@@ -15,7 +15,7 @@ use super::nemesis::{ALL, Fault, Nemesis};
 use crate::postgres::is_installed;
 
 /// Unless `DRYDOCK_FIRE_CALLERS` says so, as `make soak` does.
-const CALLERS: usize = 50;
+const CALLERS: usize = 30;
 const BOXES: usize = 5;
 
 /// How a storm went.
@@ -123,7 +123,7 @@ async fn no_place_is_held_twice_and_nothing_is_lost_or_left() {
     }
     let seed = number("DRYDOCK_FIRE_SEED").unwrap_or_else(|| fastrand::u64(..));
     // Not long in CI; `make soak` says how long.
-    let span = Duration::from_secs(number("DRYDOCK_FIRE_SECONDS").unwrap_or(20));
+    let span = Duration::from_secs(number("DRYDOCK_FIRE_SECONDS").unwrap_or(15));
     println!("DRYDOCK_FIRE_SEED={seed}");
     let callers = number("DRYDOCK_FIRE_CALLERS").unwrap_or(CALLERS);
     let report = storm(seed, span, callers, &chosen(), &[]).await;
