@@ -90,7 +90,9 @@ impl Tx {
         if !self.is_shared() || self.locks.contains(&Lock::Pool(pool.to_owned())) {
             return Ok(());
         }
-        self.fetch(sql(POOL_IN_TURN).bind(pool.to_owned())).await?;
+        // Two who have a pool each and want the other's must not stand there for long.
+        let take = if self.holds_a_pool() { "SELECT pg_advisory_xact_lock(2, hashtext($1))" } else { POOL_IN_TURN };
+        self.fetch(sql(take).bind(pool.to_owned())).await?;
         self.locks.insert(Lock::Pool(pool.to_owned()));
         Ok(())
     }
