@@ -24,7 +24,7 @@ pub use verdict::Verdict;
 pub(crate) use verdict::missing_label;
 pub use warm::{Survey, idle_ttl_of, is_ready, is_used_up, stays, survey};
 
-use crate::model::id::{BlueprintId, ResourceId};
+use crate::model::id::{BlueprintId, LeaseId, ResourceId};
 use crate::model::pool::{Candidate, PoolView};
 use crate::model::slot::{Slot, free_place};
 use crate::model::{Blueprint, Kind, Lease, LeaseSpec, Placement, Resource, ResourceState, Shares, Waiting};
@@ -99,6 +99,8 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// Limits that hold it up whose slots may be given back in other pools too.
     pub limits: Vec<String>,
+    /// Leases ahead in the queue for which something is kept that they have not taken yet.
+    pub kept_for: Vec<LeaseId>,
 }
 
 /// Room as it is dealt out, on paper.
@@ -118,14 +120,14 @@ struct Room<'v> {
 #[must_use]
 pub fn plan(lease: &Lease, view: &PoolView, rules: &dyn Rules) -> Decision {
     let mut room = Room::new(view, rules);
-    let dealt = room.deal_to_those_ahead(rules);
+    let (dealt, kept_for) = room.deal_to_those_ahead(rules);
     let verdicts = verdict::all(lease, view, rules, &room);
     let chosen = choose(lease, view, rules, &room);
     room.spend(&chosen);
     let more = room.is_left();
     let waiting = verdict::waiting(&chosen, lease, view, rules, dealt, &verdicts);
     let limits = if chosen == Plan::Park { closed_everywhere(lease, view, rules, &room.passes) } else { Vec::new() };
-    Decision { plan: chosen, more, waiting, verdicts, limits }
+    Decision { plan: chosen, more, waiting, verdicts, limits, kept_for }
 }
 
 fn closed_everywhere(lease: &Lease, view: &PoolView, rules: &dyn Rules, passes: &Passes<'_>) -> Vec<String> {
@@ -304,15 +306,17 @@ impl<'v> Room<'v> {
         Self { view, places, builds, passes: Passes::new(view), warm: warm::Builds::new(view) }
     }
 
-    /// Gives each lease ahead what it would take; how many of them got nothing.
-    fn deal_to_those_ahead(&mut self, rules: &dyn Rules) -> usize {
-        let mut empty_handed = 0;
+    /// Gives each lease ahead what it would take; how many of them got nothing, and who got something.
+    fn deal_to_those_ahead(&mut self, rules: &dyn Rules) -> (usize, Vec<LeaseId>) {
+        let (mut empty_handed, mut served) = (0, Vec::new());
         for ahead in &self.view.ahead {
-            if !self.deal_place(ahead, rules) && !self.warm.deal(ahead, rules) && !self.deal_build(ahead, rules) {
+            if self.deal_place(ahead, rules) || self.warm.deal(ahead, rules) || self.deal_build(ahead, rules) {
+                served.push(ahead.id.clone());
+            } else {
                 empty_handed += 1;
             }
         }
-        empty_handed
+        (empty_handed, served)
     }
 
     fn deal_place(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {

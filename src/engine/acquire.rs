@@ -391,7 +391,11 @@ impl Allocation {
             turn = Some(own);
         }
         let view = picture(tx, &lease, &self.rules).await?;
-        if let Plan::Take { resource, places, limits } = allocator::plan(&lease, &view, &self.rules).plan {
+        let decision = allocator::plan(&lease, &view, &self.rules);
+        let may_go = !self.is_overtaking(tx, &lease, &decision).await?;
+        if let Plan::Take { resource, places, limits } = decision.plan
+            && may_go
+        {
             let blueprint = view.blueprints.iter().find(|blueprint| blueprint.id == resource.blueprint_id);
             let instant = blueprint
                 .and_then(|blueprint| self.rules.registry.find(&blueprint.kind))

@@ -1,11 +1,9 @@
 //! Allocation: one decision about a PENDING lease, taken and written in one transaction, on what is true in it.
 
-use std::collections::BTreeMap;
-
 use super::deadlock;
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
-use super::picture::picture;
+use super::picture::{picture, pictures, together};
 use super::slots::leave_queue;
 use super::steps::KindRules;
 use super::warm;
@@ -93,7 +91,27 @@ impl Allocation {
         }
         let view = picture(tx, &lease, &self.rules).await?;
         let decision = allocator::plan(&lease, &view, &self.rules);
+        if self.is_overtaking(tx, &lease, &decision).await? {
+            if let Some(instant) = self.rules.courtesy.until(&lease.id, tx.now()) {
+                let until = lease.queue_expire_time.map_or(instant, |until| until.min(instant));
+                let pool = Wait::Pool(lease.spec.resource_type.clone());
+                self.note_waiting(tx, before, lease, before.waiting.clone()).await?;
+                // Whoever is ahead hands the baton on when there is more; this one comes back by itself in any case.
+                return Ok((Next::Park { waits: vec![pool], until: Some(until) }, Baton::Keep));
+            }
+        } else {
+            self.rules.courtesy.forget(&lease.id);
+        }
         self.apply(tx, before, lease, decision, &view).await
+    }
+
+    /// Whether it would get something now while somebody ahead, for whom something is kept, is about to take that.
+    pub(super) async fn is_overtaking(&self, tx: &mut Tx, lease: &Lease, decision: &Decision) -> Result<bool> {
+        let gets = matches!(decision.plan, Plan::Take { .. } | Plan::Adopt { .. } | Plan::Build { .. });
+        if !gets || decision.kept_for.is_empty() || lease.allocating.is_some() {
+            return Ok(false);
+        }
+        tx.is_any_on_the_move(&decision.kept_for).await
     }
 
     /// Each of the gang gets its place in this commit, or none of them does.
@@ -113,12 +131,7 @@ impl Allocation {
             }
         }
         members.sort_by(|a, b| a.0.id.cmp(&b.0.id));
-        let mut views: BTreeMap<String, PoolView> = BTreeMap::new();
-        for (_, member) in &members {
-            if !views.contains_key(&member.spec.resource_type) {
-                views.insert(member.spec.resource_type.clone(), picture(tx, member, &self.rules).await?);
-            }
-        }
+        let mut views = pictures(tx, members.iter().map(|(_, member)| member), &self.rules).await?;
         let pools: Vec<Wait> = views.keys().cloned().map(Wait::Pool).collect();
         let planned: Vec<Lease> = members.iter().map(|(_, member)| member.clone()).collect();
         let decisions = match plan_together(&planned, &mut views, &self.rules) {
@@ -192,10 +205,7 @@ impl Allocation {
         warm::count_waiter(tx, view).await?;
         let reclaim = self.reclaim(tx, &lease, view).await?;
         waits.extend(reclaim.waits);
-        let waiting = reclaim.waiting.or(decision.waiting).map(|waiting| {
-            let message = format!("{count} are taken together, and not all can be had: {}", waiting.message);
-            Waiting { message, ..waiting }
-        });
+        let waiting = reclaim.waiting.or(decision.waiting).map(|waiting| together(count, waiting));
         let until = [lease.queue_expire_time, reclaim.until].into_iter().flatten().min();
         self.note_waiting(tx, before, lease.clone(), waiting).await?;
         deadlock::untangle(tx, &lease).await?;

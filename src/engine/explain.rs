@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 
-use super::picture::picture;
+use super::picture::{picture, pictures, together};
+use super::steps::KindRules;
 use super::{Acquire, Caller, Engine};
 use crate::allocator::eta::Eta;
-use crate::allocator::{self, Decision, Plan, Verdict};
+use crate::allocator::{self, Decision, Plan, Together, Verdict, plan_together};
 use crate::error::{Reason, Result};
 use crate::model::id::{LeaseId, ResourceId};
 use crate::model::{Lease, LeaseState, Waiting};
+use crate::store::Tx;
 
 /// What to explain.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +91,9 @@ impl Engine {
             .write(move |tx| {
                 let (lease, rules) = (lease.clone(), rules.clone());
                 Box::pin(async move {
+                    if let Some(decision) = decision_together(tx, &lease, &rules).await? {
+                        return Ok(decision);
+                    }
                     let view = picture(tx, &lease, &rules).await?;
                     Ok(allocator::plan(&lease, &view, &rules))
                 })
@@ -125,6 +130,24 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// For one of a gang: its own part when all can go, else what keeps the first of them, and so all.
+async fn decision_together(tx: &mut Tx, lease: &Lease, rules: &KindRules) -> Result<Option<Decision>> {
+    let Some(gang) = &lease.gang else { return Ok(None) };
+    let mut members = tx.gang(gang).await?;
+    members.retain(|member| member.state == LeaseState::Pending);
+    let Some(own) = members.iter().position(|member| member.id == lease.id).filter(|_| members.len() > 1) else {
+        return Ok(None);
+    };
+    let mut views = pictures(tx, members.iter(), rules).await?;
+    Ok(Some(match plan_together(&members, &mut views, rules) {
+        Together::Go(mut decisions) => decisions.swap_remove(own),
+        Together::Wait(_, decision) => {
+            let waiting = decision.waiting.clone().map(|waiting| together(members.len(), waiting));
+            Decision { waiting, ..*decision }
+        }
+    }))
 }
 
 fn remedies(caller: &Caller, lease: &Lease, decision: &Decision) -> Vec<String> {

@@ -208,7 +208,7 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> KindRules {
-        KindRules::new(self.registry.clone(), Arc::clone(&self.shares))
+        KindRules::new(self.registry.clone(), Arc::clone(&self.shares), Arc::clone(&self.courtesy))
     }
 }
 

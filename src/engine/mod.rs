@@ -12,6 +12,7 @@ mod boxes;
 mod breaker;
 mod caller;
 mod context;
+mod courtesy;
 mod deadlock;
 mod effects;
 mod explain;
@@ -112,6 +113,7 @@ pub struct Engine {
     /// Last use of leases, written down now and then: a durable commit per call would cost more than the call.
     used: Mutex<HashMap<LeaseId, Micros>>,
     outlooks: outlook::Outlooks,
+    courtesy: Arc<courtesy::Courtesy>,
     draining: AtomicBool,
     /// Ended by [`Engine::stop`].
     stop: CancellationToken,
@@ -151,6 +153,7 @@ impl Engine {
             open: Mutex::default(),
             used: Mutex::default(),
             outlooks: outlook::Outlooks::default(),
+            courtesy: Arc::default(),
             draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             drain: CancellationToken::new(),

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use super::allocate::Allocation;
+use super::courtesy::Courtesy;
 use crate::allocator::Rules;
 use crate::blueprint::{DAEMON_FACT, Registry};
 use crate::clock::{Micros, micros};
@@ -115,7 +116,8 @@ async fn break_subject(tx: &mut Tx, subject: Subject, reason: &str, message: &st
 #[derive(Clone)]
 pub(super) struct KindRules {
     pub(super) registry: Registry,
-    shares: Arc<Shares>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) courtesy: Arc<Courtesy>,
     /// What blueprints said of attributes: a decision asks for each who waits and each that there is, and some read a whole document
     /// to answer.
     asked: Arc<Mutex<Asked>>,
@@ -127,8 +129,8 @@ type Asked = HashMap<BlueprintId, (i64, BTreeMap<StringMap, Result<(), String>>)
 const KEPT: usize = 256;
 
 impl KindRules {
-    pub(super) fn new(registry: Registry, shares: Arc<Shares>) -> Self {
-        Self { registry, shares, asked: Arc::default() }
+    pub(super) fn new(registry: Registry, shares: Arc<Shares>, courtesy: Arc<Courtesy>) -> Self {
+        Self { registry, shares, courtesy, asked: Arc::default() }
     }
 }
 
@@ -201,7 +203,7 @@ mod tests {
     fn a_blueprint_is_asked_once_for_the_same_attributes() {
         let asked = Arc::new(AtomicUsize::new(0));
         let registry = Registry::new(vec![Arc::new(Counting(Arc::clone(&asked)))]);
-        let rules = KindRules::new(registry, Arc::default());
+        let rules = KindRules::new(registry, Arc::default(), Arc::default());
         let mut blueprint = Blueprint {
             id: BlueprintId::new(0),
             name: "one".to_owned(),

@@ -71,6 +71,17 @@ impl Tx {
         })
     }
 
+    /// Whether the task of one of these leases is at work, or about to be.
+    pub async fn is_any_on_the_move(&mut self, leases: &[LeaseId]) -> Result<bool> {
+        let names: Vec<String> = (1..=leases.len()).map(|number| format!("${number}")).collect();
+        let text = format!(
+            "SELECT 1 AS found FROM task WHERE subject IN ({}) AND state IN ('READY', 'RUNNING') LIMIT 1",
+            names.join(", ")
+        );
+        let values = leases.iter().map(|lease| lease.to_string().into()).collect();
+        Ok(self.fetch_one(composed(text, values)).await?.is_some())
+    }
+
     /// Who holds which places of these scopes.
     pub async fn held_slots(&mut self, scopes: &[String]) -> Result<BTreeMap<String, Vec<(i64, String)>>> {
         let names: Vec<String> = (1..=scopes.len()).map(|number| format!("${number}")).collect();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use drydock::engine::Acquire;
+use drydock::engine::{Acquire, ExplainSubject};
 use drydock::error::Reason;
 use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
@@ -97,6 +97,12 @@ async fn what_is_asked_for_together_is_had_together() {
     for lease in &leases {
         assert_eq!(bench.state(lease).await, LeaseState::Pending);
     }
+    // Each of them says what keeps all of them, whichever's turn it is.
+    let asked = ExplainSubject::Lease(leases[0].to_string());
+    let explained = bench.engine().explain_lease(&admin(), asked).await.unwrap();
+    let why = explained.waiting.unwrap().message;
+    assert!(why.starts_with("3 are taken together") && explained.queue_position == Some(1), "{why}");
+    assert!(explained.remedies.iter().any(|remedy| remedy.contains(one.as_str())), "{:?}", explained.remedies);
     // Others are served meanwhile as far as there is room behind them.
     bench.release(&one).await;
     for lease in &leases {

@@ -4,15 +4,68 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use drydock::clock::{Clock as _, span};
 use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
+use drydock::store::Scope;
 use sqlx::{AnyConnection, ConnectOptions as _, Row as _};
 
-use super::kit::{Bench, TestKind, World, ask};
+use super::capacity::{end, lasting};
+use super::kit::{Bench, PATIENCE, TestKind, World, admin, ask, eventually};
 
 crate::postgres::on_postgres_too! {
+    who_comes_behind_lets_the_one_ahead_go_first_for_an_instant,
     one_worker_finishes_trees_in_the_order_in_which_they_came,
     two_workers_finish_trees_nearly_in_the_order_in_which_they_came,
+}
+
+/// Two places come free while the step of the first in the queue is claimed, and then that goes on or does not.
+async fn two_places_for_two(gets_on: bool) {
+    let world = Arc::new(World::default());
+    let mut bench = Bench::start(1, Arc::clone(&world), vec![lasting(&world, "box", 1, 2)]).await;
+    let held = [bench.queue(ask("box")).await, bench.queue(ask("box")).await];
+    for lease in &held {
+        bench.reaches(lease, LeaseState::Active).await;
+    }
+    let (first, second) = (bench.queue(ask("box")).await, bench.queue(ask("box")).await);
+    bench.idle().await;
+    bench.restart(0).await;
+    let engine = Arc::clone(bench.engine());
+    let task = bench.task_of(first.as_str()).await.unwrap();
+    engine.retry_task(&admin(), task.id.as_str(), None).await.unwrap();
+    let claim = engine.store().claim(&Scope::Root(first.clone()), "elsewhere/1").await.unwrap().unwrap();
+    for lease in &held {
+        bench.release(lease).await;
+        engine.wait_lease(&admin(), lease.as_str(), LeaseState::Destroyed, PATIENCE).await.unwrap();
+    }
+    let call = tokio::spawn({
+        let (engine, second) = (Arc::clone(&engine), second.to_string());
+        async move { engine.wait_lease(&admin(), &second, LeaseState::Active, PATIENCE).await.unwrap().lease }
+    });
+    let task = eventually("the second has looked", async || {
+        bench.task_of(second.as_str()).await.filter(|task| task.run_at.is_some())
+    })
+    .await;
+    assert_eq!(bench.state(&second).await, LeaseState::Pending);
+    if gets_on {
+        engine.store().hand_back(&claim).await.unwrap();
+        engine.wait_lease(&admin(), first.as_str(), LeaseState::Active, PATIENCE).await.unwrap();
+    } else {
+        bench.clock.advance(span(task.run_at.unwrap() - bench.clock.now()));
+    }
+    assert_eq!(call.await.unwrap().state, LeaseState::Active);
+    let state = bench.state(&first).await;
+    assert_eq!(state, if gets_on { LeaseState::Active } else { LeaseState::Pending });
+    let _ = engine.store().hand_back(&claim).await;
+    bench.restart(1).await;
+    bench.reaches(&first, LeaseState::Active).await;
+    end(&bench, &[first, second], &["box"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_behind_lets_the_one_ahead_go_first_for_an_instant() {
+    two_places_for_two(true).await;
+    two_places_for_two(false).await;
 }
 
 const TREES: usize = 12;
