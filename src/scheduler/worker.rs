@@ -215,7 +215,7 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
 async fn keep(scheduler: &Scheduler, claim: &Claim, lost: &CancellationToken) -> Duration {
     let length = span(claim_length());
     // From then on it may be someone else's before we have given it up.
-    let surely_ours = length - length / 6;
+    let surely_ours = length * 5 / 6;
     let mut renewed = Instant::now();
     let mut ticks = tokio::time::interval_at(renewed + length / 3, length / 3);
     let left = loop {
