@@ -8,7 +8,7 @@ CARGO ?= cargo
 export RUST_TEST_THREADS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench
+.PHONY: help quickstart test lint bench soak
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,3 +27,10 @@ lint: ## set up the linters, then formatting, clippy, docs, shell, protos, depen
 bench: ## set up what is measured beside, then the table of speed and memory: bound, measured, verdict
 	.ci/tools bench
 	$(CARGO) bench --locked --bench drydock
+
+# Minutes of `make soak`.
+SOAK_MINUTES ?= 10
+soak: ## four daemons on one PostgreSQL under fire for SOAK_MINUTES (10), then the report; DRYDOCK_FIRE_SEED replays
+	.ci/tools test
+	DRYDOCK_FIRE_CALLERS=100 DRYDOCK_FIRE_SECONDS=$$(($(SOAK_MINUTES) * 60)) $(CARGO) test --locked --test it -- --exact --nocapture \
+		fire::storm::no_place_is_held_twice_and_nothing_is_lost_or_left

@@ -1,7 +1,7 @@
 //! Time and new ids are passed in, so that tests turn the clock by hand and never sleep.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -52,11 +52,21 @@ pub type SharedClock = Arc<dyn Clock>;
 #[derive(Debug, Default)]
 pub struct SystemClock;
 
+/// How far a debug build takes the machine's clock to be set wrong: `DRYDOCK_CLOCK_OFFSET` in seconds, for tests.
+fn off() -> Micros {
+    static OFF: OnceLock<Micros> = OnceLock::new();
+    if cfg!(debug_assertions) {
+        let seconds = || std::env::var("DRYDOCK_CLOCK_OFFSET").ok()?.parse::<Micros>().ok();
+        return *OFF.get_or_init(|| seconds().unwrap_or(0) * 1_000_000);
+    }
+    0
+}
+
 #[async_trait]
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the machine's clock")]
     fn now(&self) -> Micros {
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, micros)
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, micros) + off()
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the one place that waits for the machine's clock")]

@@ -208,8 +208,7 @@ impl Engine {
     }
 
     pub(super) fn rules(&self) -> KindRules {
-        let (registry, shares) = (self.registry.clone(), Arc::clone(&self.shares));
-        KindRules { registry, shares, courtesy: Arc::clone(&self.courtesy) }
+        KindRules::new(self.registry.clone(), Arc::clone(&self.shares), Arc::clone(&self.courtesy))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Scheduler, taken};
 use crate::clock::{Micros, span};
 use crate::error::{Error, Reason, Result, report};
 use crate::model::id::LeaseId;
-use crate::store::{CLAIM_LENGTH, Claim, Committed, Scope};
+use crate::store::{Claim, Committed, Scope, claim_length};
 
 /// How the error of a step that panicked begins.
 const PANICKED: &str = "the step panicked";
@@ -213,18 +213,23 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
 /// Renews the claim at a third of its length. Returns, with `lost` cancelled, when it could not be kept, and for how long
 /// it surely is ours: judged by our own monotonic clock, so that a daemon that was stopped does not act on what it lost.
 async fn keep(scheduler: &Scheduler, claim: &Claim, lost: &CancellationToken) -> Duration {
-    let length = span(CLAIM_LENGTH);
+    let length = span(claim_length());
+    // From then on it may be someone else's before we have given it up.
+    let surely_ours = length * 5 / 6;
     let mut renewed = Instant::now();
     let mut ticks = tokio::time::interval_at(renewed + length / 3, length / 3);
     let left = loop {
         ticks.tick().await;
         let asked = Instant::now();
-        match scheduler.store.renew_claim(claim).await {
-            Ok(Some(_)) => renewed = asked,
-            Ok(None) => break Duration::ZERO,
-            Err(error) => tracing::warn!(task = %claim.task, error = %report(&error), "cannot renew a claim"),
+        // A database that does not answer at all must not keep us from noticing.
+        let patience = surely_ours.saturating_sub(renewed.elapsed());
+        match tokio::time::timeout(patience, scheduler.store.renew_claim(claim)).await {
+            Ok(Ok(Some(_))) => renewed = asked,
+            Ok(Ok(None)) => break Duration::ZERO,
+            Ok(Err(error)) => tracing::warn!(task = %claim.task, error = %report(&error), "cannot renew a claim"),
+            Err(_) => tracing::warn!(task = %claim.task, "the database does not answer; cannot renew a claim"),
         }
-        if renewed.elapsed() > length.saturating_sub(Duration::from_secs(5)) {
+        if renewed.elapsed() >= surely_ours {
             break length.saturating_sub(renewed.elapsed());
         }
     };

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::queue::{claim, subject};
 use super::row::{Columns, Row};
 use super::statement::sql;
-use super::{CLAIM_LENGTH, Claim, Scope, Tx};
+use super::trial::claim_length;
+use super::{Claim, Scope, Tx};
 use crate::error::Result;
 use crate::model::id::Subject;
 
@@ -165,7 +166,7 @@ impl Tx {
                      ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED"
                 ))
                 .bind(worker.to_owned())
-                .bind(self.now() + CLAIM_LENGTH)
+                .bind(self.now() + claim_length())
                 .bind(root.to_string())
                 .bind(self.session.home());
                 match self.execute_returning(statement).await?.first() {
@@ -189,7 +190,7 @@ impl Tx {
                  ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED"
             ))
             .bind(worker.to_owned())
-            .bind(self.now() + CLAIM_LENGTH)
+            .bind(self.now() + claim_length())
             .bind(self.session.home())
             .bind(look.from.band)
             .bind(look.from.ord);

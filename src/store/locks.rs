@@ -24,6 +24,12 @@ use crate::model::id::{BlueprintId, LeaseId, ResourceId};
 const MINE_AT_ONCE: &str = "SELECT state FROM resource WHERE id = $1 FOR UPDATE SKIP LOCKED";
 const SHARED_AT_ONCE: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED";
 
+/// Waits for its turn longer than for a row: nobody who has a pool waits for a tree, a resource or another pool, so the line moves, and who left
+/// it early would have done all of its work for nothing.
+const POOL_IN_TURN: &str = "SELECT set_config('lock_timeout', '5s', true), pg_advisory_xact_lock(2, hashtext($1)), \
+                            set_config('lock_timeout', usual.patience, true) \
+                            FROM (SELECT current_setting('lock_timeout') AS patience OFFSET 0) usual";
+
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Lock {
@@ -41,6 +47,12 @@ impl Tx {
 
     fn holds_a_pool(&self) -> bool {
         self.locks.iter().any(|lock| matches!(lock, Lock::Pool(_)))
+    }
+
+    /// Whether this pool can be taken without waiting for it while others wait for one of ours.
+    #[must_use]
+    pub fn may_take_pool(&self, resource_type: &str) -> bool {
+        !self.is_shared() || !self.holds_a_pool() || self.locks.contains(&Lock::Pool(pool_of(resource_type)))
     }
 
     /// This tree is ours until the commit.
@@ -78,7 +90,9 @@ impl Tx {
         if !self.is_shared() || self.locks.contains(&Lock::Pool(pool.to_owned())) {
             return Ok(());
         }
-        self.fetch(sql("SELECT pg_advisory_xact_lock(2, hashtext($1))").bind(pool.to_owned())).await?;
+        // Two who have a pool each and want the other's must not stand there for long.
+        let take = if self.holds_a_pool() { "SELECT pg_advisory_xact_lock(2, hashtext($1))" } else { POOL_IN_TURN };
+        self.fetch(sql(take).bind(pool.to_owned())).await?;
         self.locks.insert(Lock::Pool(pool.to_owned()));
         Ok(())
     }

@@ -38,6 +38,7 @@ mod shares;
 mod sqlite;
 mod statement;
 mod step;
+mod trial;
 mod tx;
 mod waits_for;
 mod warm;
@@ -62,11 +63,12 @@ pub use idle::IdleWorker;
 pub use list::{ListQuery, PageOf};
 pub use peers::{Peer, PeerDoor};
 pub use postgres::Remote;
-pub use queue::{CLAIM_LENGTH, Claim, Reaped};
+pub use queue::{Claim, Reaped};
 pub use records::{Daemon, Request};
 pub use retention::Purged;
 pub use served::PoolHistory;
 pub use step::{Along, Baton, Committed, Next, Scope, Wait, pool_of};
+pub use trial::{CLAIM_LENGTH, claim_length};
 pub use tx::Tx;
 pub use waits_for::Held;
 
@@ -201,6 +203,14 @@ impl Store {
     pub fn look_around(&self) {
         if let Writer::Postgres { writer, .. } = &self.inner.writer {
             writer.look_around();
+        }
+    }
+
+    /// Connections for what cannot wait until it is the turn of a transaction, where there are several daemons.
+    fn aside(&self) -> Option<&postgres::Readers> {
+        match &self.inner.writer {
+            Writer::Sqlite { .. } => None,
+            Writer::Postgres { writer, .. } => Some(writer.aside()),
         }
     }
 

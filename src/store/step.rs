@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 
 use super::claiming::Level;
-use super::statement::{Dialect, sql};
+use super::statement::{Dialect, Statement, sql};
+use super::trial::{Rule, without};
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -181,6 +182,16 @@ pub enum Baton {
     Keep,
 }
 
+const LEASE: &str = "SELECT state FROM lease WHERE id = $1";
+const LEASE_SHARED: &str = "SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP LOCKED";
+const RESOURCE: &str = "SELECT state FROM resource WHERE id = $1";
+const RESOURCE_SHARED: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED";
+
+/// A look at a row that others may be about to change, where there are others.
+fn shared(alone: &'static str, among_others: &'static str) -> Statement {
+    if without(Rule::RowLock) { sql(alone) } else { sql(alone).on_postgres(among_others) }
+}
+
 /// The claim was lost between the look and the last write: all of the step must go.
 fn lost(claim: &Claim) -> Error {
     Error::new(Reason::EtagMismatch, format!("the claim of {} was lost while its step was written", claim.task))
@@ -195,6 +206,10 @@ impl Tx {
         }
         if let Subject::Resource(id) = &claim.subject {
             self.lock_resource(id).await?;
+        }
+        if without(Rule::Fence) {
+            let mine = sql("UPDATE task SET state = 'RUNNING', attempt = $1 WHERE id = $2").bind(claim.attempt);
+            self.execute(mine.bind(claim.task.to_string())).await?;
         }
         let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
@@ -267,6 +282,10 @@ impl Tx {
             may_park &= !self.has_changed(wait).await?;
         }
         self.replace_waits(claim, if may_park { waits } else { &[] }).await?;
+        if without(Rule::Signal) {
+            let unheard = sql("UPDATE task SET signal = $1 WHERE id = $2").bind(claim.signal);
+            self.execute(unheard.bind(claim.task.to_string())).await?;
+        }
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
         let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
@@ -335,16 +354,8 @@ impl Tx {
     async fn has_changed(&mut self, wait: &Wait) -> Result<bool> {
         let (statement, seen) = match wait {
             // Shared until the commit, so that its change finds this wait. When it is being changed, it has as good as changed.
-            Wait::Lease(id, seen) => {
-                let look = sql("SELECT state FROM lease WHERE id = $1")
-                    .on_postgres("SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP LOCKED");
-                (look.bind(id.to_string()), seen.as_str())
-            }
-            Wait::Resource(id, seen) => {
-                let look = sql("SELECT state FROM resource WHERE id = $1")
-                    .on_postgres("SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED");
-                (look.bind(id.to_string()), seen.as_str())
-            }
+            Wait::Lease(id, seen) => (shared(LEASE, LEASE_SHARED).bind(id.to_string()), seen.as_str()),
+            Wait::Resource(id, seen) => (shared(RESOURCE, RESOURCE_SHARED).bind(id.to_string()), seen.as_str()),
             Wait::Pool(_) => return Ok(false),
         };
         match self.fetch_one(statement).await? {

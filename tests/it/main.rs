@@ -11,6 +11,7 @@ mod eta;
 mod exec;
 mod exec_ends;
 mod files;
+mod fire;
 mod harness;
 mod host;
 mod metrics;

@@ -59,6 +59,7 @@ pub(super) async fn run(ctx: &Context, step: &StepDesign) -> Result<(), Step> {
 pub(super) async fn undo_all(ctx: &Context, design: &Design) -> Result<(), Step> {
     let begun = ctx.effects.all().await?;
     for step in design.steps.iter().rev() {
+        still_ours(ctx)?;
         if begun.iter().any(|(name, _)| step_of(name) == Some(step.name.as_str()))
             && let Err(problem) = undo(ctx, step).await
         {
@@ -66,9 +67,16 @@ pub(super) async fn undo_all(ctx: &Context, design: &Design) -> Result<(), Step>
         }
     }
     for (name, _) in begun {
+        // Whoever has it now must find what is to be undone.
+        still_ours(ctx)?;
         ctx.effects.undone(&name).await?;
     }
     Ok(())
+}
+
+/// The claim may have been lost meanwhile: then another daemon takes it down.
+fn still_ours(ctx: &Context) -> Result<(), Step> {
+    if ctx.cancel.is_cancelled() { Err(Step::stumble("cancelled", "")) } else { Ok(()) }
 }
 
 async fn undo(ctx: &Context, step: &StepDesign) -> Result<(), Step> {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 
 use super::statement::{Answer, Statement};
+use super::trial::notifies;
 use super::tx::Trouble;
 use crate::error::Result;
 
@@ -29,7 +30,7 @@ pub(super) use writer::Writer;
 pub struct Remote {
     /// `postgres://…`, with everything that libpq's URLs have; it may hold a password, and is never shown.
     pub url: String,
-    /// Connections that this daemon keeps at most, those to listen and to tell not counted; at least 2.
+    /// Connections that this daemon keeps at most, those to listen, to tell and to keep claims not counted; at least 2.
     pub connections: u32,
     /// The machine and data folder of this daemon: what is on a local host belongs to the daemon whose machine it is.
     pub home: String,
@@ -41,7 +42,7 @@ impl Remote {
     /// As many connections as suit a few workers.
     #[must_use]
     pub fn at(url: impl Into<String>) -> Self {
-        Self { url: url.into(), connections: 12, home: String::new(), notify: true }
+        Self { url: url.into(), connections: 12, home: String::new(), notify: notifies() }
     }
 }
 

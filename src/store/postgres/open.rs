@@ -60,9 +60,10 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
         stop: stop.clone(),
     };
     watch.start().await?;
+    let aside = Readers { pool: self::pool(&options, 2), ..readers.clone() };
     let home = remote.home.as_str().into();
     let Shared { clock, news, idle, count, metrics } = shared;
-    Ok((readers, Arc::new(Writer { pool, clock, news, idle, count, metrics, tidings, home }), stop.drop_guard()))
+    Ok((readers, Arc::new(Writer { pool, aside, clock, news, idle, count, metrics, tidings, home }), stop.drop_guard()))
 }
 
 /// Brings the database to this version.

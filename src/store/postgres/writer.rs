@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::session::Session;
 use super::tidings::Tidings;
-use super::{failure, pause};
+use super::{Readers, failure, pause};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result, report};
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(in crate::store) struct Writer {
     pub(super) pool: PgPool,
+    pub(super) aside: Readers,
     pub(super) clock: SharedClock,
     pub(super) news: broadcast::Sender<Arc<News>>,
     pub(super) idle: Arc<Idle>,
@@ -50,6 +51,11 @@ impl Writer {
     /// Begins an operation; it goes on when its caller leaves.
     pub(in crate::store) fn begin(self: &Arc<Self>, operation: Box<dyn Operation>) {
         tokio::spawn(Arc::clone(self).serve(operation));
+    }
+
+    /// Connections that no transaction stands in line with.
+    pub(in crate::store) fn aside(&self) -> &Readers {
+        &self.aside
     }
 
     /// See [`crate::store::Store::look_around`].

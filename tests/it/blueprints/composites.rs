@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use drydock::blueprint::{Step, document};
+use drydock::blueprint::{Context, Step, document};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::webroots::fetch;
 use super::yard::{Yard, commit};
@@ -73,6 +74,23 @@ async fn a_step_that_was_cut_short_is_undone_and_run_again() {
     yard.build(&mut ctx).await.unwrap();
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "undo\nrun\n");
     yard.end_all().await;
+}
+
+#[tokio::test]
+async fn who_has_lost_its_claim_forgets_nothing_that_is_to_be_undone() {
+    let yard = Yard::new();
+    let log = yard.folder.path().join("log");
+    let say = |word: &str| json!(["sh", "-c", format!("echo {word} >> {}", log.display())]);
+    let config = with_steps(&json!([{"name": "one", "part": "host", "run": say("run"), "undo": say("undo")}]));
+    let mut ctx = yard.context("composite", config, &[]);
+    yard.build(&mut ctx).await.unwrap();
+    let late = Context { cancel: CancellationToken::new(), ..ctx.clone() };
+    late.cancel.cancel();
+    let composite = yard.registry.find("composite").unwrap();
+    assert!(matches!(composite.destroy(&late).await, Step::Failed(_)));
+    assert_eq!(ctx.effects.all().await.unwrap().len(), 1, "another daemon has to undo it");
+    yard.end_all().await;
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "run\nundo\n");
 }
 
 #[tokio::test]

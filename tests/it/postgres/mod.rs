@@ -13,7 +13,7 @@ mod sharing;
 
 use std::cell::Cell;
 
-pub(crate) use server::{Database, database, is_installed};
+pub(crate) use server::{Database, NOBODY, database, folder_of_programs, is_installed};
 
 thread_local! {
     /// Whether the case that runs on this thread keeps its things on the server.

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use crate::queue::kit::{NOON, eventually, folder};
 
 /// A server refuses to run as root.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 /// Speed before safety: these tests do not pull the plug.
 const SETTINGS: [&str; 9] = [
     "listen_addresses=",
@@ -54,7 +54,7 @@ impl Drop for Database {
 }
 
 /// Where the programs are; Debian does not put them into the PATH.
-fn folder_of_programs() -> Option<PathBuf> {
+pub(crate) fn folder_of_programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<PathBuf> = installed.map(|version| version.path().join("bin")).collect();

@@ -42,7 +42,8 @@ impl Keep {
     fn location(&self) -> Location {
         match self {
             Self::Folder(folder) => Location::Sqlite { path: folder.path().join("drydock.db") },
-            Self::Server(database) => Location::Postgres(Remote::at(&database.url)),
+            // Nobody is told and nobody is heard: what one engine waits for comes without that too, as without the sweep.
+            Self::Server(database) => Location::Postgres(Remote { notify: false, ..Remote::at(&database.url) }),
         }
     }
 
