@@ -204,7 +204,7 @@ fn shares(served: &[Served]) -> Vec<String> {
             light += 1;
         }
         // The first ones found no queue.
-        if heavy < 8 && (heavy - 3 * light).abs() > 6 {
+        if heavy < 5 && (heavy - 3 * light).abs() > 6 {
             return vec![format!("{heavy} of the heavy owner and {light} of the light one were served")];
         }
     }

@@ -213,7 +213,7 @@ impl Plan {
     fn burst(&mut self, dice: &mut Rng) {
         self.blueprints.push((&BOX, limits(dice.i64(1..=3), dice.i64(1..=2))));
         self.orderly = &["box"];
-        for _ in 0..dice.usize(4..=9) {
+        for _ in 0..dice.usize(3..=6) {
             let at = Duration::from_millis(dice.u64(..40));
             let mut job = Job::new(dice, at, "box");
             job.priority = dice.i64(-5..=5);
@@ -225,7 +225,7 @@ impl Plan {
         self.blueprints.push((&TOOL, limits(dice.i64(1..=2), dice.i64(1..=2))));
         self.orderly = &["tool"];
         let mut at = Duration::ZERO;
-        for _ in 0..dice.usize(6..=12) {
+        for _ in 0..dice.usize(4..=7) {
             at += seconds(dice, (0, 4));
             let mut job = Job::new(dice, at, "tool");
             let span = seconds(dice, (1, 12));
@@ -244,7 +244,7 @@ impl Plan {
         self.blueprints.push((&TOOL, limits(1, 1)));
         self.orderly = &["tool"];
         self.shares = Shares::parse(&["heavy weight=3", "light weight=1"]).unwrap();
-        for number in 0..16 {
+        for number in 0..10 {
             let owner = if number % 2 == 0 { "heavy" } else { "light" };
             let (at, end) = (Duration::from_millis(dice.u64(..30)), End::GivenBack(seconds(dice, (1, 4))));
             self.jobs.push(Job { owner, end, ..Job::new(dice, at, "tool") });
@@ -257,7 +257,7 @@ impl Plan {
         for make in [&THERE, &BACK, &PAIR] {
             self.blueprints.push((make, Limits::default()));
         }
-        for _ in 0..dice.usize(2..=5) {
+        for _ in 0..dice.usize(2..=3) {
             let (at, of) = (seconds(dice, (0, 3)), ["there", "back", "pair"][dice.usize(..3)]);
             self.jobs.push(Job::new(dice, at, of));
         }
@@ -269,7 +269,7 @@ impl Plan {
         for make in [&MID, &LEAF] {
             self.blueprints.push((make, Limits::default()));
         }
-        for _ in 0..dice.usize(3..=6) {
+        for _ in 0..dice.usize(2..=4) {
             let (at, of) = (seconds(dice, (0, 20)), ["box", "box", "mid", "leaf"][dice.usize(..4)]);
             let mut job = Job::new(dice, at, of);
             job.patience = dice.bool().then_some(Duration::from_mins(4));
@@ -282,7 +282,7 @@ impl Plan {
         for make in [&ERRAND, &LONG, &MID, &LEAF] {
             self.blueprints.push((make, Limits::default()));
         }
-        for _ in 0..dice.usize(4..=8) {
+        for _ in 0..dice.usize(2..=4) {
             let (at, of) = (seconds(dice, (0, 15)), ["errand", "errand", "mid", "long"][dice.usize(..4)]);
             self.jobs.push(Job::new(dice, at, of));
         }
@@ -296,7 +296,7 @@ impl Plan {
         self.blueprints.push((&BOX, limits));
         let mut at = seconds(dice, (0, 10));
         for _ in 0..dice.usize(1..=2) {
-            for _ in 0..dice.usize(2..=4) {
+            for _ in 0..dice.usize(1..=3) {
                 at += Duration::from_millis(dice.u64(..500));
                 self.jobs.push(Job::new(dice, at, "box"));
             }
@@ -309,7 +309,7 @@ impl Plan {
         limits.upkeep.idle_ttl = Some(400_000_000);
         self.blueprints.push((&PAINT, limits));
         let mut at = Duration::ZERO;
-        for _ in 0..dice.usize(3..=6) {
+        for _ in 0..dice.usize(2..=4) {
             let mut job = Job::new(dice, at, "paint");
             job.colour = Some(["red", "blue"][dice.usize(..2)]);
             self.jobs.push(job);
@@ -321,7 +321,7 @@ impl Plan {
         for make in [&CUP, &MID, &LEAF] {
             self.blueprints.push((make, Limits::default()));
         }
-        for _ in 0..dice.usize(1..=3) {
+        for _ in 0..dice.usize(1..=2) {
             let at = seconds(dice, (0, 10));
             let mut job = Job::new(dice, at, "cup");
             match dice.u8(..6) {
