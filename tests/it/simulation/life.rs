@@ -225,6 +225,7 @@ impl Life {
             let life = Arc::clone(self);
             all.spawn(async move {
                 life.until(at).await;
+                life.tale.stage.excuse();
                 life.clock.hear(life.clock.now() + micros(STANDSTILL));
             });
         }

@@ -17,7 +17,7 @@ use life::{Outcome, play};
 use workload::Workload;
 
 /// As many as two processors play in some two minutes; `DRYDOCK_SIM_SEEDS` says another number.
-const SEEDS: u64 = 4_000;
+const SEEDS: u64 = 3_000;
 /// So that they run side by side.
 const PARTS: u64 = 4;
 
