@@ -130,7 +130,7 @@ async fn fill(folder: &Path) -> Result<()> {
     sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
     leases(&mut connection, "a", PARKED / 2, "slip", "PENDING").await?;
     tasks(&mut connection, "a", PARKED / 2, "PARKED", None).await?;
-    let waits = "INSERT INTO wait (task_id, on_id) SELECT id, 'pool:slip' FROM task WHERE id LIKE 'task_01a%'";
+    let waits = "INSERT INTO wait (task_id, on_id, band, ord, depth) SELECT id, 'pool:slip', band, ord, depth FROM task WHERE id LIKE 'task_01a%'";
     sqlx::query(waits).execute(&mut connection).await?;
     leases(&mut connection, "b", PARKED / 2, "berth", "ACTIVE").await?;
     tasks(&mut connection, "b", PARKED / 2, "PARKED", Some(FAR)).await?;

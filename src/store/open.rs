@@ -26,6 +26,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "shares", include_str!("migrations/0003_shares.sql")),
     (4, "pools", include_str!("migrations/0004_pools.sql")),
     (5, "outlook", include_str!("migrations/0005_outlook.sql")),
+    (7, "waiters", include_str!("migrations/0007_waiters.sql")),
 ];
 
 /// What `PostgreSQL` alone has, after those.

@@ -110,19 +110,39 @@ macro_rules! claim_on_postgres {
     };
 }
 
-/// The best waiter of a pool, among several daemons. One that is locked is about to run, and looks at the pool after us.
-macro_rules! wake_best_on_postgres {
-    ($from:literal, $behind:literal) => {
+/// Wakes the best waiter of a pool; `$behind` narrows whom. The index of the waiters has the order of the queue.
+macro_rules! wake_best {
+    ($behind:literal) => {
         concat!(
-            "WITH best AS MATERIALIZED (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id",
-            $from,
-            " WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL ",
+            "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
+             run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
+             (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1",
             $behind,
-            " ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) \
+            " AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL \
+             ORDER BY w.band, w.ord, w.depth DESC, w.task_id LIMIT 1) RETURNING state, root_id"
+        )
+    };
+}
+
+/// The same among several daemons. One that is locked is about to run, and looks at the pool after us.
+macro_rules! wake_best_on_postgres {
+    ($behind:literal) => {
+        concat!(
+            "WITH best AS MATERIALIZED (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1",
+            $behind,
+            " AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL \
+             ORDER BY w.band, w.ord, w.depth DESC, w.task_id LIMIT 1 FOR UPDATE OF t SKIP LOCKED) \
              UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
              run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END FROM best WHERE task.id = best.id \
              RETURNING task.state, task.root_id"
         )
+    };
+}
+
+/// Behind a place in the queue: the first comparison finds it in the index.
+macro_rules! behind {
+    ($make:ident) => {
+        $make!(" AND (w.band, w.ord) >= ($2, $3) AND (w.band, w.ord, -w.depth, w.task_id) > ($2, $3, $4, $5)")
     };
 }
 
@@ -344,36 +364,36 @@ impl Tx {
         )
         .bind(band)
         .bind(subject.to_string());
-        self.signal(statement).await
+        self.signal(statement).await?;
+        // It looks anew at all there is: no baton of what it waited for need come its way.
+        let waits =
+            sql("DELETE FROM wait WHERE task_id IN (SELECT id FROM task WHERE subject = $1)").bind(subject.to_string());
+        self.execute(waits).await.map(|_| ())
     }
 
     /// Wakes the best waiter of a pool and hands it the baton; `behind` skips all up to and including that task's place, so that a
     /// baton only ever goes down the queue and its journey ends.
     pub async fn wake_pool(&mut self, pool: &str, behind: Option<&TaskId>) -> Result<()> {
         self.lock_pool(pool).await?;
-        let statement = match behind {
-            None => sql(
-                "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
-                 run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
-                 (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') \
-                 AND t.baton IS NULL ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
-            )
-            .on_postgres(wake_best_on_postgres!("", ""))
-            .bind(pool.to_owned()),
-            Some(task) => sql(
-                "UPDATE task SET signal = signal + 1, baton = $1, state = CASE WHEN state = 'PARKED' THEN 'READY' ELSE state END, \
-                 run_at = CASE WHEN state = 'PARKED' THEN NULL ELSE run_at END WHERE id = \
-                 (SELECT t.id FROM wait w JOIN task t ON t.id = w.task_id, (SELECT band, ord, depth, id FROM task WHERE id = $2) b \
-                 WHERE w.on_id = $1 AND t.state IN ('PARKED', 'READY', 'RUNNING') AND t.baton IS NULL \
-                 AND (t.band, t.ord, -t.depth, t.id) > (b.band, b.ord, -b.depth, b.id) \
-                 ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1) RETURNING state, root_id",
-            )
-            .on_postgres(wake_best_on_postgres!(
-                ", (SELECT band, ord, depth, id FROM task WHERE id = $2) b",
-                "AND (t.band, t.ord, -t.depth, t.id) > (b.band, b.ord, -b.depth, b.id)"
-            ))
-            .bind(pool.to_owned())
-            .bind(task.to_string()),
+        let place = match behind {
+            None => None,
+            Some(task) => {
+                let own = sql("SELECT band, ord, -depth AS height FROM task WHERE id = $1").bind(task.to_string());
+                self.fetch_one(own).await?.map(|row| (task, row))
+            }
+        };
+        let statement = match place {
+            None => sql(wake_best!("")).on_postgres(wake_best_on_postgres!("")).bind(pool.to_owned()),
+            Some((task, row)) => {
+                let columns = Columns(&row);
+                sql(behind!(wake_best))
+                    .on_postgres(behind!(wake_best_on_postgres))
+                    .bind(pool.to_owned())
+                    .bind(columns.integer("band")?)
+                    .bind(columns.integer("ord")?)
+                    .bind(columns.integer("height")?)
+                    .bind(task.to_string())
+            }
         };
         self.signal(statement).await
     }

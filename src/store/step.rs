@@ -310,7 +310,8 @@ impl Tx {
         self.execute(statement).await?;
         for wait in waits {
             let statement =
-                sql("INSERT INTO wait (task_id, on_id) VALUES ($1, $2) ON CONFLICT (task_id, on_id) DO NOTHING")
+                sql("INSERT INTO wait (task_id, on_id, band, ord, depth) SELECT id, $2, band, ord, depth FROM task WHERE id = $1 \
+                     ON CONFLICT (task_id, on_id) DO NOTHING")
                     .bind(claim.task.to_string())
                     .bind(wait.on());
             self.execute(statement).await?;

@@ -91,7 +91,9 @@ impl Tx {
 
     async fn move_task(&mut self, subject: &str, ord: Micros) -> Result<()> {
         let statement = sql("UPDATE task SET ord = $1 WHERE subject = $2").bind(ord).bind(subject.to_owned());
-        self.execute(statement).await.map(|_| ())
+        self.execute(statement).await?;
+        let statement = sql("UPDATE wait SET ord = $1 WHERE task_id IN (SELECT id FROM task WHERE subject = $2)");
+        self.execute(statement.bind(ord).bind(subject.to_owned())).await.map(|_| ())
     }
 
     /// Nobody has a resource from now on: its last lease went, or it was built ahead.
