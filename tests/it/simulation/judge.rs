@@ -144,7 +144,7 @@ impl Judge {
             }
         }
         let fresh = "SELECT id || ' was taken down to make room ' || (end_time - active_time) / 1000000 || ' s after it was built' \
-                     FROM resource WHERE state_reason = 'RECLAIMED' AND active_time IS NOT NULL AND root_id IS NULL \
+                     FROM resource WHERE state_reason = 'RECLAIMED' AND active_time IS NOT NULL \
                      AND end_time - active_time < 180000000 AND resource_type = 'paint'";
         found.extend(self.texts(fresh));
         found
