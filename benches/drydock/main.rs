@@ -5,6 +5,7 @@
 
 mod cancel;
 mod cascade;
+mod crowd;
 mod daemon;
 mod exec;
 mod fairness;
@@ -33,11 +34,12 @@ use table::Table;
 /// A part of the table.
 type Part = for<'t> fn(&'t mut Table) -> LocalBoxFuture<'t, Result<()>>;
 
-const PARTS: [(&str, Part); 20] = [
+const PARTS: [(&str, Part); 21] = [
     ("warm_acquire", |table| Box::pin(warm_acquire::measure(table))),
     ("throughput", |table| Box::pin(throughput::measure(table))),
     ("cascade", |table| Box::pin(cascade::measure(table))),
     ("release_grant", |table| Box::pin(release_grant::measure(table))),
+    ("crowd", |table| Box::pin(crowd::measure(table))),
     ("fairness", |table| Box::pin(fairness::measure(table))),
     ("exec", |table| Box::pin(exec::measure(table))),
     ("cancel", |table| Box::pin(cancel::measure(table))),

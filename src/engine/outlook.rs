@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Engine;
 use crate::allocator::eta::{self, Eta, Forecast};
 use crate::clock::Micros;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Waiting;
 use crate::model::id::LeaseId;
 use crate::model::pool::Turn;
@@ -59,12 +59,12 @@ impl Engine {
         let mut words = std::mem::take(&mut *current.words.lock().unwrap_or_else(PoisonError::into_inner));
         words.retain(|id, _| places.contains_key(id));
         let (turns, held, waiting) = (history.turns, history.held, places.len());
-        let played = tokio::task::spawn_blocking(move || {
+        let played = self.store.aside(move || {
             // One more: a lease that is not there yet may be asked about.
             let forecast = eta::queue(now, &turns, &held, waiting + 1);
             (turns, forecast)
         });
-        let (turns, forecast) = played.await.map_err(|error| Error::internal("an estimate was cut off", error))?;
+        let (turns, forecast) = played.await?;
         *current = Arc::new(Outlook {
             at: now,
             turns,

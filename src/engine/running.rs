@@ -1,7 +1,7 @@
 //! Steps that run in this daemon, so that those nobody wants any more can be told; and the follower of the news that
 //! tells them, and ends what goes through leases that have ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast::Receiver;
@@ -15,7 +15,7 @@ use crate::store::{Claim, News};
 /// Steps of blueprints that run here.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    steps: Mutex<HashMap<TaskId, (Option<LeaseId>, CancellationToken)>>,
+    steps: Mutex<BTreeMap<TaskId, (Option<LeaseId>, CancellationToken)>>,
 }
 
 /// A step that runs, as long as this lives.

@@ -18,6 +18,7 @@ pub(super) async fn pump(scheduler: Arc<Scheduler>) {
             next = Some(next.map_or(earlier, |at| at.min(earlier)));
         }
         tokio::select! {
+            biased;
             () = rung => {}
             () = clock.sleep_until(next.unwrap_or(Micros::MAX)), if next.is_some() => next = fire(&scheduler).await,
             () = scheduler.stop.cancelled() => return,

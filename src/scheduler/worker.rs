@@ -47,6 +47,7 @@ async fn find(scheduler: &Scheduler, name: &str) -> Option<Claim> {
             Ok(None) => {
                 let mut idle = scheduler.store.wait_for_work(name);
                 return tokio::select! {
+                    biased;
                     claim = idle.called() => claim,
                     () = ready => {
                         let claim = idle.leave();

@@ -24,7 +24,7 @@ impl Store {
     /// As [`Store::open`].
     pub async fn migrate(location: &Location) -> Result<()> {
         match location {
-            Location::Sqlite { path } => {
+            Location::Sqlite { path } | Location::InTurns { path } => {
                 let _lock = lock(path)?;
                 migrate(path).await
             }

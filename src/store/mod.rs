@@ -44,7 +44,7 @@ mod waits_for;
 mod warm;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -80,6 +80,12 @@ pub enum Location {
         /// Its folder must exist.
         path: PathBuf,
     },
+    /// As `Sqlite`, for a simulation: all is done in turns by the runtime that opens it, which has one thread, so that the
+    /// same calls come to the same commits. The file is there already, and of this version.
+    InTurns {
+        /// The file.
+        path: PathBuf,
+    },
     /// A database that several daemons share.
     Postgres(postgres::Remote),
 }
@@ -92,7 +98,7 @@ pub struct News {
     /// Tasks that became ready.
     pub ready: u32,
     /// Roots that have a task that became ready.
-    pub ready_roots: HashSet<LeaseId>,
+    pub ready_roots: BTreeSet<LeaseId>,
     /// The earliest timer that was set.
     pub timer: Option<Micros>,
     /// The lowest place of those that became ready.
@@ -112,6 +118,8 @@ struct Inner {
     writer: Writer,
     news: broadcast::Sender<Arc<News>>,
     idle: Arc<idle::Idle>,
+    /// One thread does it all.
+    in_turns: bool,
     along: OnceLock<Arc<dyn Along>>,
     clock: SharedClock,
     /// Statements run so far, of the writer and of readers.
@@ -123,8 +131,8 @@ struct Inner {
 
 /// Who runs what writes.
 enum Writer {
-    /// The one thread, and the lock on the file, held as long as the store is.
-    Sqlite { thread: mpsc::Sender<Box<dyn writer::Operation>>, _lock: std::fs::File },
+    /// The way to the one that writes, and the lock on the file, held as long as the store is.
+    Sqlite { queue: mpsc::Sender<Box<dyn writer::Operation>>, _lock: std::fs::File },
     /// Tasks beside it end with the store.
     Postgres { writer: Arc<postgres::Writer>, home: Arc<str>, _tasks: DropGuard },
 }
@@ -144,7 +152,7 @@ impl Store {
         let gone = || Error::new(Reason::StoreUnavailable, "the database's writer has stopped; restart the daemon");
         self.inner.operations.fetch_add(1, Ordering::Relaxed);
         match &self.inner.writer {
-            Writer::Sqlite { thread, .. } => thread.send(operation).await.map_err(|_| gone())?,
+            Writer::Sqlite { queue, .. } => queue.send(operation).await.map_err(|_| gone())?,
             Writer::Postgres { writer, .. } => writer.begin(operation),
         }
         let answer = answer.await.map_err(|_| gone())?;
@@ -197,6 +205,18 @@ impl Store {
             Writer::Sqlite { .. } => None,
             Writer::Postgres { home, .. } => Some(home),
         }
+    }
+
+    /// Runs what takes a processor a while where it holds up nobody.
+    ///
+    /// # Errors
+    /// When it panicked, or the runtime ends.
+    pub async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        if self.inner.in_turns {
+            return Ok(work());
+        }
+        let cut_off = |error| Error::internal("work that was put aside was cut off", error);
+        tokio::task::spawn_blocking(work).await.map_err(cut_off)
     }
 
     /// Looks what other daemons have done that we were not told: for the sweep.

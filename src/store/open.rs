@@ -52,9 +52,16 @@ impl Store {
                 let connection = Connection::writer(path, Arc::clone(&statements))?;
                 let readers = Readers::Sqlite(Arc::new(sqlite::Readers::new(path.clone(), Arc::clone(&statements))));
                 let counted = Arc::clone(&metrics);
-                let writer =
-                    writer::start(Box::new(connection), clock.clone(), news.clone(), Arc::clone(&idle), counted)?;
-                (readers, Writer::Sqlite { thread: writer, _lock: lock })
+                let writer = writer::Writer::new(connection, clock.clone(), news.clone(), Arc::clone(&idle), counted);
+                (readers, Writer::Sqlite { queue: writer.on_a_thread()?, _lock: lock })
+            }
+            Location::InTurns { path } => {
+                let lock = lock(path)?;
+                let connection = Connection::writer(path, Arc::clone(&statements))?;
+                let readers = sqlite::Readers::in_turns(path.clone(), Arc::clone(&statements));
+                let counted = Arc::clone(&metrics);
+                let writer = writer::Writer::new(connection, clock.clone(), news.clone(), Arc::clone(&idle), counted);
+                (Readers::Sqlite(Arc::new(readers)), Writer::Sqlite { queue: writer.in_turns(), _lock: lock })
             }
             Location::Postgres(remote) => {
                 let home: Arc<str> = remote.home.as_str().into();
@@ -71,9 +78,9 @@ impl Store {
         };
         let operations = AtomicU64::new(0);
         let along = OnceLock::new();
-        Ok(Self {
-            inner: Arc::new(Inner { readers, writer, news, idle, along, clock, statements, operations, metrics }),
-        })
+        let in_turns = matches!(location, Location::InTurns { .. });
+        let inner = Inner { readers, writer, news, idle, in_turns, along, clock, statements, operations, metrics };
+        Ok(Self { inner: Arc::new(inner) })
     }
 }
 

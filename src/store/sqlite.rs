@@ -125,12 +125,19 @@ pub(super) struct Readers {
     count: Arc<AtomicU64>,
     /// Looks so far: a statement, or several on one state.
     looks: AtomicU64,
+    /// One thread does it all.
+    in_turns: bool,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf, count: Arc<AtomicU64>) -> Self {
         let long = Arc::new(Semaphore::new(LONG));
-        Self { path, idle: Mutex::default(), long, count, looks: AtomicU64::new(0) }
+        Self { path, idle: Mutex::default(), long, count, looks: AtomicU64::new(0), in_turns: false }
+    }
+
+    /// On the one thread that there is.
+    pub(super) fn in_turns(path: PathBuf, count: Arc<AtomicU64>) -> Self {
+        Self { in_turns: true, ..Self::new(path, count) }
     }
 
     pub(super) fn looks(&self) -> u64 {
@@ -161,6 +168,9 @@ impl Readers {
 
     /// Runs what may go through many rows, on a thread where it holds up nobody, a few at a time.
     pub(super) async fn search(self: &Arc<Self>, statement: Statement) -> Result<Answer> {
+        if self.in_turns {
+            return self.look(&statement).await;
+        }
         let gone = |error| Error::internal("a search of the database was cut off", error);
         let permit = Arc::clone(&self.long).acquire_owned().await;
         let readers = Arc::clone(self);

@@ -22,6 +22,8 @@ use crate::metrics::Metrics;
 
 /// Operations in one transaction at most: enough to share a flush, few enough that a reply is not held long.
 const BATCH: usize = 64;
+/// Operations that wait for their turn at most; one more waits at the door.
+const QUEUE: usize = 1024;
 
 /// Commits so far in this process, for the fail points.
 pub(super) static COMMITS: AtomicU64 = AtomicU64::new(0);
@@ -110,24 +112,8 @@ where
     }
 }
 
-pub(super) fn start(
-    session: Box<dyn Session>,
-    clock: SharedClock,
-    news: broadcast::Sender<Arc<News>>,
-    idle: Arc<Idle>,
-    metrics: Arc<Metrics>,
-) -> Result<mpsc::Sender<Box<dyn Operation>>> {
-    let (sender, receiver) = mpsc::channel(1024);
-    let runtime = tokio::runtime::Handle::current();
-    let writer = Writer { tx: Tx::new(session, clock), news, idle, metrics };
-    std::thread::Builder::new()
-        .name("store-writer".to_owned())
-        .spawn(move || runtime.block_on(writer.serve(receiver)))
-        .map_err(|error| Error::internal("cannot start the thread that writes to the database", error))?;
-    Ok(sender)
-}
-
-struct Writer {
+/// The one that writes to a file.
+pub(super) struct Writer {
     tx: Tx,
     news: broadcast::Sender<Arc<News>>,
     idle: Arc<Idle>,
@@ -135,6 +121,34 @@ struct Writer {
 }
 
 impl Writer {
+    pub(super) fn new(
+        session: impl Session + 'static,
+        clock: SharedClock,
+        news: broadcast::Sender<Arc<News>>,
+        idle: Arc<Idle>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { tx: Tx::new(Box::new(session), clock), news, idle, metrics }
+    }
+
+    /// Serves on a thread of its own until nobody can ask any more.
+    pub(super) fn on_a_thread(self) -> Result<mpsc::Sender<Box<dyn Operation>>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || runtime.block_on(self.serve(receiver)))
+            .map_err(|error| Error::internal("cannot start the thread that writes to the database", error))?;
+        Ok(sender)
+    }
+
+    /// Serves as a task among the others.
+    pub(super) fn in_turns(self) -> mpsc::Sender<Box<dyn Operation>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(self.serve(receiver));
+        sender
+    }
+
     async fn serve(mut self, mut queue: mpsc::Receiver<Box<dyn Operation>>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {

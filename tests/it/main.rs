@@ -24,6 +24,7 @@ mod protocol;
 mod queue;
 mod rpc;
 mod sftp;
+mod simulation;
 mod ssh;
 mod store;
 mod telemetry;

@@ -1,7 +1,7 @@
 //! What is committed here is told to other daemons, and what they commit is heard here: by LISTEN and NOTIFY, which may be lost,
 //! and so only say that it is worth while to look, and from which place in the queue on. The events are followed in their order, whoever committed them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -200,7 +200,7 @@ impl Watch {
         let rows = ready.bind(HEARD).bind(band).bind(ord).fetch_all(&self.readers).await?;
         news.ready = u32::try_from(rows.len()).unwrap_or(u32::MAX);
         let roots = rows.iter().map(|row| Ok(Columns(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
-        news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<HashSet<_>>>()?;
+        news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<BTreeSet<_>>>()?;
         Ok(())
     }
 

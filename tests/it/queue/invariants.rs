@@ -7,7 +7,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _, Row as _};
 
 /// Statements that find what must not be: each row is one breach, in words.
-const BREACHES: &[(&str, &str)] = &[
+pub(crate) const BREACHES: &[(&str, &str)] = &[
     (
         "a live lease or resource has exactly one task that is not DONE",
         "SELECT s.id || ' (' || s.state || ') has ' || (SELECT count(*) FROM task t WHERE t.subject = s.id AND t.state <> 'DONE') AS breach \
@@ -64,6 +64,9 @@ const BREACHES: &[(&str, &str)] = &[
     ),
 ];
 
+/// Who waits for what.
+pub(crate) const EDGES: &str = "SELECT t.subject AS waiter, w.on_id AS awaited FROM wait w JOIN task t ON t.id = w.task_id WHERE t.state = 'PARKED'";
+
 /// A connection that only reads, beside the engine's own.
 pub(crate) async fn reader(database: &str) -> AnyConnection {
     sqlx::any::install_default_drivers();
@@ -83,21 +86,21 @@ pub(crate) async fn breaches(reader: &mut AnyConnection) -> Vec<String> {
             found.push(format!("{rule}: {}", row.get::<String, _>("breach")));
         }
     }
-    let edges = sqlx::query(
-        "SELECT t.subject AS waiter, w.on_id AS awaited FROM wait w JOIN task t ON t.id = w.task_id WHERE t.state = 'PARKED'",
-    );
+    let edges = sqlx::query(EDGES);
     let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in edges.fetch_all(&mut *reader).await.unwrap() {
         graph.entry(row.get("waiter")).or_default().push(row.get("awaited"));
     }
     sqlx::query("COMMIT").execute(&mut *reader).await.unwrap();
-    let mut done = BTreeSet::new();
-    for start in graph.keys() {
-        if let Some(circle) = walk(start, &graph, &mut Vec::new(), &mut done) {
-            found.push(format!("nobody waits for himself: {circle}"));
-        }
-    }
+    found.extend(circles(&graph));
     found
+}
+
+/// Those who wait for themselves.
+pub(crate) fn circles(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let mut done = BTreeSet::new();
+    let circles = graph.keys().filter_map(|start| walk(start, graph, &mut Vec::new(), &mut done));
+    circles.map(|circle| format!("nobody waits for himself: {circle}")).collect()
 }
 
 /// One look at the file, without any breach.
