@@ -56,7 +56,7 @@ pub async fn run(args: Quickstart) -> Result<u8> {
         .tempdir()
         .map_err(|error| Failure::io("a temporary folder", &error))?;
     let harbour = Harbour::open(folder.path()).await?;
-    let shown = tour(&harbour, folder.path(), args.keep, &interrupt).await;
+    let shown = Box::pin(tour(&harbour, folder.path(), args.keep, &interrupt)).await;
     let closed = harbour.close().await;
     shown?;
     closed?;

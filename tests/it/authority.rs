@@ -38,7 +38,7 @@ impl Authority {
     /// A certificate for a host of these names, and its key, in `NAME.pem` and `NAME.key`.
     pub(crate) fn host(&self, folder: &Path, name: &str, names: &[&str]) -> TlsFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        self.sign(folder, name, CertificateParams::new(names).unwrap())
+        self.sign(folder, name, &CertificateParams::new(names).unwrap())
     }
 
     /// The same, run out long ago.
@@ -46,17 +46,17 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1));
-        self.sign(folder, name, params)
+        self.sign(folder, name, &params)
     }
 
     /// A certificate for a user, whom `PostgreSQL` knows by the common name.
     pub(crate) fn user(&self, folder: &Path, name: &str) -> TlsFiles {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
-        self.sign(folder, name, params)
+        self.sign(folder, name, &params)
     }
 
-    fn sign(&self, folder: &Path, name: &str, params: CertificateParams) -> TlsFiles {
+    fn sign(&self, folder: &Path, name: &str, params: &CertificateParams) -> TlsFiles {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let files = TlsFiles { cert: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
