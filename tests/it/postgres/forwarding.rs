@@ -199,7 +199,7 @@ async fn the_door_for_daemons_is_for_daemons_on_record_and_for_interfaces_of_lea
     let mut frames = stranger.exec(on_behalf()).await.unwrap().into_inner();
     started(&mut frames).await;
     drop(frames);
-    let get = v1::GetLeaseRequest { lease_id: lease.clone(), ..Default::default() };
+    let get = v1::GetLeaseRequest { lease_id: lease.clone() };
     let status = LeaseServiceClient::new(knock(&address, &theirs, Some(&ours)).await.unwrap()).get_lease(get).await;
     assert_eq!(reason(&status.unwrap_err()), "PERMISSION_DENIED");
 
