@@ -227,7 +227,7 @@ impl Store {
     }
 
     /// Connections for what cannot wait until it is the turn of a transaction, where there are several daemons.
-    fn aside(&self) -> Option<&postgres::Readers> {
+    fn out_of_line(&self) -> Option<&postgres::Readers> {
         match &self.inner.writer {
             Writer::Sqlite { .. } => None,
             Writer::Postgres { writer, .. } => Some(writer.aside()),

@@ -156,7 +156,7 @@ impl Store {
                 .bind(claim.task.to_string())
                 .bind(claim.attempt)
         };
-        if let Some(aside) = self.aside() {
+        if let Some(aside) = self.out_of_line() {
             // Past the transactions that stand in line for a busy pool: they would cost all claims of this daemon.
             let until = self.clock().now() + claim_length();
             return Ok((aside.look(&renewal(until)).await?.changed == 1).then_some(until));

@@ -29,7 +29,8 @@ const OLDEST: i32 = 150_000;
 /// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still holds up others.
 const SETTINGS: &str =
     "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET timezone = 'UTC'";
-/// Of those that tell and listen: nothing is lost with a NOTIFY that a sweep would not find, so it need not wait for the disk.
+/// Of those that tell, listen and renew claims: nothing is lost with a NOTIFY that a sweep would not find, nor with a heartbeat that the next
+/// one does not make good, so they need not wait for the disk.
 const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off";
 /// How long an operation waits for a connection.
 const FREE_CONNECTION: Duration = Duration::from_secs(15);
@@ -52,15 +53,17 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
     let readers = Readers { pool: pool.clone(), count: Arc::clone(&shared.count), looks: Arc::default() };
     let stop = CancellationToken::new();
     let tidings = Arc::new(Tidings::new(remote.notify));
+    // One listens, one tells, and heartbeats go past those who stand in line.
+    let aside = self::pool(&options, 4, ASIDE);
     let watch = Watch {
         tidings: Arc::clone(&tidings),
         readers: Arc::new(store::readers::Readers::Postgres(readers.clone())),
-        aside: self::pool(&options, 2, ASIDE),
+        aside: aside.clone(),
         news: shared.news.clone(),
         stop: stop.clone(),
     };
     watch.start().await?;
-    let aside = Readers { pool: self::pool(&options, 2), ..readers.clone() };
+    let aside = Readers { pool: aside, ..readers.clone() };
     let home = remote.home.as_str().into();
     let Shared { clock, news, idle, count, metrics } = shared;
     Ok((readers, Arc::new(Writer { pool, aside, clock, news, idle, count, metrics, tidings, home }), stop.drop_guard()))

@@ -133,7 +133,8 @@ impl Fleet {
             let left = self.leftovers().await;
             left.is_empty().then_some(())
         });
-        let settled = tokio::time::timeout(crate::harness::LONG - std::time::Duration::from_secs(5), settle).await;
+        let settled =
+            tokio::time::timeout(crate::harness::LONG.saturating_sub(std::time::Duration::from_secs(5)), settle).await;
         let left = if settled.is_ok() { Vec::new() } else { self.leftovers().await };
         (left, suspected.into_inner())
     }
