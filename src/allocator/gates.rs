@@ -73,7 +73,7 @@ pub fn of_lease(lease: &Lease, blueprint: &Blueprint, shares: &Shares) -> Vec<Ga
     let owner = &lease.owner;
     if let Some(limit) = shares.together.filter(|_| lease.parent.is_none()) {
         let what = "leases of all owners at once".to_owned();
-        gates.push(Gate { scope: ALL.to_owned(), limit, reason: "LIMIT_REACHED", what });
+        gates.push(Gate { scope: ALL.to_owned(), limit, reason: "QUOTA_REACHED", what });
     }
     if let Some(limit) = shares.of(owner).max_leases.filter(|_| lease.parent.is_none()) {
         let (scope, what) = (format!("{EVERYWHERE}{owner}"), format!("leases of {owner} at once"));

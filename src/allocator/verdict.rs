@@ -281,7 +281,7 @@ fn parked(lease: &Lease, view: &PoolView, rules: &dyn Rules, empty_handed: usize
             blocked_by: possible.iter().map(|blueprint| blueprint.id.to_string()).collect(),
         };
     }
-    // Whatever else is in the way, it is its owner's own limit.
+    // Whatever else is in the way, it is a limit of owners.
     let is_quota = |verdict: &&Verdict| verdict.reason == "QUOTA_REACHED";
     let others = |verdict: &Verdict| matches!(verdict.reason, "" | "LIMIT_REACHED" | "QUEUED" | "BUILDING");
     if let Some(quota) = verdicts.iter().find(is_quota).filter(|_| !verdicts.iter().any(others)) {

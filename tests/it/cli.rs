@@ -60,7 +60,6 @@ fn wrong_input_exits_with_64_before_a_daemon_is_asked_for() {
         &["lease", "acquire", "host", "--attr", "a=1", "--attr", "a=2"],
         &["cp", "a", "b"],
         &["cp", "lease_a:x", "lease_b:y"],
-        &["--addr", "https://localhost:7420", "health"],
         &["--addr", "nonsense", "health"],
     ] {
         let output = run(args);
@@ -82,8 +81,6 @@ fn what_is_not_built_yet_is_not_offered() {
     ] {
         assert_eq!(code(&run(args)), 64, "{args:?}");
     }
-    let output = run(&["--addr", "https://localhost:7420", "health"]);
-    assert!(last_line(&output).contains("TLS is not built yet"), "{}", stderr(&output));
 }
 
 #[test]

@@ -34,7 +34,9 @@ async fn a_clean_up_that_fails_leaks_until_it_works() {
     bench.release(&lease).await;
     let leaks = eventually("the clean-up has failed", async || {
         let read = read(&bench).await;
-        (of(&read, r#"drydock_cleanup_failures_total{of="resource"}"#) >= 1.0).then_some(read)
+        // The count is told as the commit becomes visible, and what leaks is read from the database.
+        let failed = of(&read, r#"drydock_cleanup_failures_total{of="resource"}"#) >= 1.0;
+        (failed && of(&read, "drydock_leaked_resources") >= 1.0).then_some(read)
     })
     .await;
     assert_eq!(whole(of(&leaks, "drydock_leaked_resources")), 1, "{leaks:?}");

@@ -57,6 +57,7 @@ async fn two_places_for_two(gets_on: bool) {
     let state = bench.state(&first).await;
     assert_eq!(state, if gets_on { LeaseState::Active } else { LeaseState::Pending });
     let _ = engine.store().hand_back(&claim).await;
+    drop(engine);
     bench.restart(1).await;
     bench.reaches(&first, LeaseState::Active).await;
     end(&bench, &[first, second], &["box"]).await;

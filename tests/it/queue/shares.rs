@@ -161,7 +161,7 @@ async fn all_owners_together_have_no_more_than_is_said() {
     let third = bench.queue_as(&user("cid"), ask("jar")).await.unwrap();
     bench.idle().await;
     let waiting = bench.lease(&third).await.waiting.unwrap();
-    assert_eq!(waiting.reason, "LIMIT_REACHED");
+    assert_eq!(waiting.reason, "QUOTA_REACHED");
     assert!(waiting.message.contains("2 of 2 leases of all owners at once"), "{}", waiting.message);
     // What is given back is no jar.
     bench.release(&top).await;

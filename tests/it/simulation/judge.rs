@@ -30,7 +30,9 @@ struct Served {
 
 impl Served {
     fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let (build, acquire): (Option<Micros>, Option<Micros>) = (row.get("build_time")?, row.get("acquire_time")?);
+        // What was built for it first may have gone to one ahead of it; then it has not been passed by those who came later.
+        let build: Option<Micros> = row.get::<_, Option<Micros>>("first_build")?.or(row.get("build_time")?);
+        let acquire: Option<Micros> = row.get("acquire_time")?;
         Ok(Self {
             id: row.get("id")?,
             owner: row.get("owner")?,
@@ -151,7 +153,8 @@ impl Judge {
     }
 
     fn served(&self, of: &str) -> Vec<Served> {
-        let served = "SELECT * FROM lease WHERE resource_type = $1 ORDER BY build_time IS NULL, coalesce(build_time, acquire_time), id";
+        let served = "SELECT *, (SELECT min(time) FROM event WHERE kind = 'resource.created' \
+                      AND json_extract(details, '$.made_for') = lease.id) AS first_build FROM lease WHERE resource_type = $1 ORDER BY build_time IS NULL, coalesce(build_time, acquire_time), id";
         let mut prepared = self.file.prepare_cached(served).unwrap();
         let rows = prepared.query_map([of], Served::of).unwrap();
         rows.map(Result::unwrap).filter(|one| one.left != Micros::MAX).collect()

@@ -117,7 +117,7 @@ async fn live(
     let clock = HeardClock::at(now);
     let (path, plan) = (PathBuf::from(path), &tale.plan);
     let settings = ground::settings(&path, plan.workers, plan.sweep, plan.shares.clone());
-    let engine = Engine::start(&settings, registry.clone(), clock.clone()).await.unwrap();
+    let engine = ground::start(&settings, &registry, &clock).await;
     let life = Arc::new(Life {
         tale: Arc::clone(tale),
         engine: Arc::clone(&engine),
