@@ -327,6 +327,8 @@ impl<'v> Room<'v> {
             .zip(&mut self.places)
             .filter(|(candidate, free)| **free > 0 && verdict::reject_resource(lease, candidate, view, rules).is_none())
             .collect::<Vec<_>>();
+        // What was built for it first.
+        fitting.sort_by_key(|(candidate, _)| lease.allocating.as_ref() != Some(&candidate.resource.id));
         if lease.spec.exclusive {
             // When none is empty, one is kept from filling up again: else those behind would pass it for ever.
             fitting.sort_by_key(|(candidate, free)| candidate.resource.lease_limit - **free);

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::clock::Micros;
 use crate::model::id::LeaseId;
 
-/// How long one lets another go first, microseconds: some commits on a slow disk.
-const INSTANT: Micros = 20_000;
+/// How long one lets another go first, microseconds: some commits of a busy daemon on a slow disk.
+const INSTANT: Micros = 200_000;
 /// So many are remembered before those that are over are forgotten.
 const MANY: usize = 1024;
 

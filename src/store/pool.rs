@@ -21,7 +21,9 @@ const CANDIDATES: &str = "SELECT r.*, (SELECT group_concat(place || '=' || holde
 const CANDIDATES_ON_POSTGRES: &str = "SELECT r.*, (SELECT string_agg(place || '=' || holder, ' ') FROM slot WHERE scope = r.id) AS taken FROM resource r \
      WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
-const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' AND allocating IS NULL \
+/// Who queues, and for whom something was built that is ready: it is about to take its place there.
+const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' \
+                     AND (allocating IS NULL OR EXISTS (SELECT 1 FROM resource r WHERE r.id = allocating AND r.state = 'ACTIVE')) \
                      AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
 
 fn candidate(row: &Row) -> Result<Candidate> {

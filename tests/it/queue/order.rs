@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drydock::clock::{Clock as _, span};
-use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
+use drydock::model::{LeaseState, ResourceState};
 use drydock::store::Scope;
 use sqlx::{AnyConnection, ConnectOptions as _, Row as _};
 
 use super::capacity::{end, lasting};
-use super::kit::{Bench, PATIENCE, TestKind, World, admin, ask, eventually};
+use super::kit::{Bench, Fate, Gate, PATIENCE, Phase, TestKind, World, admin, ask, eventually};
 
 crate::postgres::on_postgres_too! {
+    what_was_built_for_one_is_not_taken_by_one_behind,
     who_comes_behind_lets_the_one_ahead_go_first_for_an_instant,
     one_worker_finishes_trees_in_the_order_in_which_they_came,
     two_workers_finish_trees_nearly_in_the_order_in_which_they_came,
@@ -67,6 +68,36 @@ async fn two_places_for_two(gets_on: bool) {
 async fn who_comes_behind_lets_the_one_ahead_go_first_for_an_instant() {
     two_places_for_two(true).await;
     two_places_for_two(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_built_for_one_is_not_taken_by_one_behind() {
+    let (world, gate) = (Arc::new(World::default()), Gate::new());
+    world.will("box", Phase::Build, [Fate::Slow(Arc::clone(&gate))]);
+    let bench = Bench::start(1, Arc::clone(&world), vec![lasting(&world, "box", 1, 1)]).await;
+    let first = bench.queue(ask("box")).await;
+    gate.begun().await;
+    // It is ready while the step of the lease that it is for is claimed, and has not begun.
+    let task = bench.task_of(first.as_str()).await.unwrap();
+    bench.engine().retry_task(&admin(), task.id.as_str(), None).await.unwrap();
+    let store = bench.engine().store();
+    let claim = store.claim(&Scope::Root(first.clone()), "elsewhere/1").await.unwrap().unwrap();
+    gate.open();
+    eventually("it is built", async || {
+        bench.resources("box").await.iter().any(|of| of.state == ResourceState::Active).then_some(())
+    })
+    .await;
+    let second = bench.queue(ask("box")).await;
+    eventually("the second has looked and waits", async || {
+        bench.task_of(second.as_str()).await.filter(|task| !task.waits_for.is_empty())
+    })
+    .await;
+    assert_eq!(bench.state(&second).await, LeaseState::Pending);
+    store.hand_back(&claim).await.unwrap();
+    bench.reaches(&first, LeaseState::Active).await;
+    bench.release(&first).await;
+    bench.reaches(&second, LeaseState::Active).await;
+    end(&bench, &[second], &["box"]).await;
 }
 
 const TREES: usize = 12;
