@@ -3,12 +3,10 @@
 
 use std::future::pending;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use drydock::blueprint::Registry;
-use drydock::clock::{HeardClock, ManualClock, SharedClock};
-use drydock::engine::{Caller, Engine, Settings};
+use drydock::clock::ManualClock;
+use drydock::engine::{Caller, Settings};
 use drydock::model::Shares;
 use drydock::store::{Location, Store};
 use tempfile::TempDir;
@@ -71,21 +69,6 @@ pub(crate) fn settings(path: &Path, workers: usize, sweep: bool, shares: Shares)
         machine: "simulated".to_owned(),
         address: String::new(),
         shares,
-    }
-}
-
-/// A daemon's life begins. The lock of the file may still be held for a moment by a process that another test is about to
-/// start, which has all our open files until it is another program.
-pub(crate) async fn start(settings: &Settings, registry: &Registry, clock: &Arc<HeardClock>) -> Arc<Engine> {
-    let patience = std::time::Instant::now() + Duration::from_secs(20);
-    loop {
-        match Engine::start(settings, registry.clone(), Arc::clone(clock) as SharedClock).await {
-            Ok(engine) => return engine,
-            Err(error) if error.message.starts_with("another daemon") && std::time::Instant::now() < patience => {
-                std::thread::yield_now();
-            }
-            Err(error) => panic!("{error}"),
-        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use drydock::blueprint::{Blueprint, Registry};
-use drydock::clock::{Clock as _, HeardClock, Micros, micros, span};
-use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine, RequestKey};
+use drydock::clock::{Clock as _, HeardClock, Micros, SharedClock, micros, span};
+use drydock::engine::{Acquire, BlueprintDraft, Caller, Engine, RequestKey, Settings};
 use drydock::error::Reason;
 use drydock::model::id::LeaseId;
 use drydock::model::{LeaseState, Limits, StringMap};
@@ -106,6 +106,21 @@ pub(super) fn play(workload: Workload, seed: u64, ground: &Ground, told: bool) -
     Outcome { found, events }
 }
 
+/// A daemon's life begins. The lock of the file may still be held for a moment by a process that another test is about to
+/// start, which has all our open files until it is another program.
+async fn start(settings: &Settings, registry: &Registry, clock: &Arc<HeardClock>) -> Arc<Engine> {
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match Engine::start(settings, registry.clone(), Arc::clone(clock) as SharedClock).await {
+            Ok(engine) => return engine,
+            Err(error) if error.message.starts_with("another daemon") && std::time::Instant::now() < patience => {
+                std::thread::yield_now();
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 /// One life; its engine, when it ended, and whether all is over.
 async fn live(
     tale: &Arc<Tale>,
@@ -117,7 +132,7 @@ async fn live(
     let clock = HeardClock::at(now);
     let (path, plan) = (PathBuf::from(path), &tale.plan);
     let settings = ground::settings(&path, plan.workers, plan.sweep, plan.shares.clone());
-    let engine = ground::start(&settings, &registry, &clock).await;
+    let engine = start(&settings, registry, &clock).await;
     let life = Arc::new(Life {
         tale: Arc::clone(tale),
         engine: Arc::clone(&engine),
