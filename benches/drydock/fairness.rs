@@ -118,12 +118,11 @@ async fn serve_all(engine: &Arc<Engine>) -> Result<Served> {
     Ok(Served { leases: served, queued })
 }
 
-/// Leases that were served after one with a later place in the queue although they queued before that was served.
+/// Leases that were served after one whose turn began later although they queued before that was served.
 fn inversions(served: &[Lease], queued: &BTreeMap<String, Micros>) -> usize {
-    let place = |lease: &Lease| (lease.ord, lease.id.clone());
     let passed = |late: &Lease| {
         served.iter().any(|early| {
-            place(late) < place(early)
+            late.ord < early.ord
                 && late.acquire_time > early.acquire_time
                 && early.acquire_time.is_some_and(|at| queued.get(late.id.as_str()).is_some_and(|since| *since < at))
         })

@@ -99,7 +99,7 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// Limits that hold it up whose slots may be given back in other pools too.
     pub limits: Vec<String>,
-    /// Leases ahead in the queue for which something is kept that they have not taken yet.
+    /// Leases whose turn began earlier and for which something is kept that they have not taken yet.
     pub kept_for: Vec<LeaseId>,
 }
 
@@ -120,7 +120,7 @@ struct Room<'v> {
 #[must_use]
 pub fn plan(lease: &Lease, view: &PoolView, rules: &dyn Rules) -> Decision {
     let mut room = Room::new(view, rules);
-    let (dealt, kept_for) = room.deal_to_those_ahead(rules);
+    let (dealt, kept_for) = room.deal_to_those_ahead(lease, rules);
     let verdicts = verdict::all(lease, view, rules, &room);
     let chosen = choose(lease, view, rules, &room);
     room.spend(&chosen);
@@ -306,12 +306,13 @@ impl<'v> Room<'v> {
         Self { view, places, builds, passes: Passes::new(view), warm: warm::Builds::new(view) }
     }
 
-    /// Gives each lease ahead what it would take; how many of them got nothing, and who got something.
-    fn deal_to_those_ahead(&mut self, rules: &dyn Rules) -> (usize, Vec<LeaseId>) {
+    /// Gives each lease ahead what it would take; how many of them got nothing, and who got something. Those whose turn began at the
+    /// same time, as all of one tree, are dealt to in the order of their ids, but none of them has to go first.
+    fn deal_to_those_ahead(&mut self, lease: &Lease, rules: &dyn Rules) -> (usize, Vec<LeaseId>) {
         let (mut empty_handed, mut served) = (0, Vec::new());
         for ahead in &self.view.ahead {
             if self.deal_place(ahead, rules) || self.warm.deal(ahead, rules) || self.deal_build(ahead, rules) {
-                served.push(ahead.id.clone());
+                served.extend((ahead.ord < lease.ord).then(|| ahead.id.clone()));
             } else {
                 empty_handed += 1;
             }
