@@ -31,6 +31,14 @@ macro_rules! claim_on_postgres {
         )
     };
 }
+const END_AND_CLAIM: &str = "WITH gone AS (DELETE FROM wait WHERE task_id = $6), \
+    held AS MATERIALIZED (SELECT id, baton FROM task WHERE id = $6 AND state = 'RUNNING' AND attempt = $7 FOR UPDATE), \
+    ended AS (UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL FROM held \
+    WHERE task.id = held.id RETURNING held.baton), \
+    best AS MATERIALIZED (SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) AND (band, ord) >= ($4, $5) \
+    ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED), \
+    next AS (UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 FROM best \
+    WHERE task.id = best.id RETURNING task.*) SELECT ended.baton AS handed, next.* FROM ended LEFT JOIN next ON true";
 /// How often one claim looks at everything.
 const WHOLE: Duration = Duration::from_secs(1);
 
@@ -205,6 +213,32 @@ impl Tx {
                 None => look.from = Level::LOWEST,
             }
         }
+    }
+
+    /// Ends a task that has nothing to tell anybody, and claims the best ready one, in one trip to the server: the baton that was
+    /// handed to the one that ends, and the claim. `None` when the fence is lost.
+    pub(super) async fn end_and_claim(&mut self, ends: &Claim) -> Result<Option<(Option<String>, Option<Claim>)>> {
+        let look = self.look();
+        let statement = sql(END_AND_CLAIM)
+            .bind(ends.worker.clone())
+            .bind(self.now() + claim_length())
+            .bind(self.session.home())
+            .bind(look.from.band)
+            .bind(look.from.ord)
+            .bind(ends.task.to_string())
+            .bind(ends.attempt);
+        let rows = self.execute_returning(statement).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let handed = Columns(row).maybe_text("handed")?;
+        if Columns(row).maybe_text("id")?.is_none() {
+            // There may be some below the mark.
+            let claim = if look.from == Level::LOWEST { None } else { self.claim_any(&ends.worker).await? };
+            return Ok(Some((handed, claim)));
+        }
+        if let Some(low_water) = self.session.low_water() {
+            low_water.found(look, Level::of(row)?);
+        }
+        Ok(Some((handed, Some(self.claimed(row, &ends.worker)?))))
     }
 
     fn claimed(&mut self, row: &Row, worker: &str) -> Result<Claim> {

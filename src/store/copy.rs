@@ -46,7 +46,7 @@ impl Store {
         let mut source = Connection::writer(from, Arc::default())?;
         postgres::migrate(to).await?;
         let mut target = postgres::session(to).await?;
-        target.begin().await?;
+        target.begin(None).await?;
         let mut copied = Vec::new();
         for table in TABLES {
             copied.push((table, copy_table(&mut source, target.as_mut(), table).await?));

@@ -41,7 +41,8 @@ pub(super) enum Lock {
 }
 
 impl Tx {
-    fn is_shared(&self) -> bool {
+    /// Whether other daemons may have the same database.
+    pub(super) fn is_shared(&self) -> bool {
         self.session.dialect() == Dialect::Postgres
     }
 

@@ -148,7 +148,16 @@ impl Store {
         T: Send + 'static,
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
     {
-        let (operation, answer) = writer::operation(work);
+        self.write_opening(None, work).await
+    }
+
+    /// As [`Store::write`], for work that begins with [`Tx::hold`] of this claim.
+    pub(crate) async fn write_opening<T, F>(&self, opening: Option<Claim>, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+    {
+        let (operation, answer) = writer::operation(opening, work);
         let gone = || Error::new(Reason::StoreUnavailable, "the database's writer has stopped; restart the daemon");
         self.inner.operations.fetch_add(1, Ordering::Relaxed);
         match &self.inner.writer {

@@ -11,10 +11,10 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 use tokio::sync::Semaphore;
 
+use super::Claim;
 use super::row::{Cell, Row};
 use super::statement::{Answer, Dialect, Statement, Value, sql};
-use super::tx::Session;
-use crate::clock::Micros;
+use super::tx::{Begun, Session};
 use crate::error::{Error, Reason, Result};
 
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
@@ -83,8 +83,8 @@ impl Connection {
 
 #[async_trait]
 impl Session for Connection {
-    async fn begin(&mut self) -> Result<Option<Micros>> {
-        self.run(sql("BEGIN IMMEDIATE")).await.map(|_| None)
+    async fn begin(&mut self, _opening: Option<&Claim>) -> Result<Begun> {
+        self.run(sql("BEGIN IMMEDIATE")).await.map(|_| Begun::default())
     }
 
     async fn run(&mut self, statement: Statement) -> Result<Answer> {

@@ -144,7 +144,7 @@ impl Store {
         let (claim, tried) = (claim.clone(), Arc::clone(tried));
         let fence_lost = Arc::new(AtomicBool::new(false));
         let was_lost = Arc::clone(&fence_lost);
-        let outcome = self.write(move |tx| {
+        let outcome = self.write_opening(Some(claim.clone()), move |tx| {
             let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), Arc::clone(&work));
             let (along, tried, fence_lost) = (along.clone(), Arc::clone(&tried), Arc::clone(&fence_lost));
             Box::pin(async move {
@@ -152,6 +152,17 @@ impl Store {
                     return Ok(Committed::FenceLost);
                 };
                 let (next, baton) = (*work)(tx).await?;
+                let plain = next == Next::Done && carried.is_none() && !matches!(baton, Baton::On(_));
+                if plain && claim_next == Some(Scope::Any) && tx.is_shared() && !tx.has_ready() {
+                    let Some((handed, claimed)) = tx.end_and_claim(&claim).await? else {
+                        fence_lost.store(true, Ordering::Relaxed);
+                        return Err(lost(&claim));
+                    };
+                    if let Some(pool) = handed {
+                        tx.wake_pool(&pool, Some(&claim.task)).await?;
+                    }
+                    return Ok(Committed::Done(claimed));
+                }
                 if !tx.settle(&claim, &next, carried, baton).await? {
                     fence_lost.store(true, Ordering::Relaxed);
                     return Err(lost(&claim));
@@ -187,9 +198,6 @@ const LEASE_SHARED: &str = "SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP
 const RESOURCE: &str = "SELECT state FROM resource WHERE id = $1";
 const RESOURCE_SHARED: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED";
 
-/// The fence, and the tree.
-const HOLD: &str = "SELECT baton FROM task, pg_advisory_xact_lock(1, hashtext($3)) WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
-
 /// A look at a row that others may be about to change, where there are others.
 fn shared(alone: &'static str, among_others: &'static str) -> Statement {
     if without(Rule::RowLock) { sql(alone) } else { sql(alone).on_postgres(among_others) }
@@ -204,10 +212,8 @@ impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
-        if let Some(root) = claim.root.as_ref().filter(|_| self.may_wait_for_tree()) {
-            if !matches!(claim.subject, Subject::Resource(_)) && !without(Rule::Fence) {
-                return self.hold_at_once(claim, root).await;
-            }
+        if let Some(held) = self.opened.take() {
+            return Ok(held);
         }
         if let Some(root) = &claim.root {
             self.lock_tree(root).await?;
@@ -223,17 +229,6 @@ impl Tx {
             .bind(claim.task.to_string())
             .bind(claim.attempt);
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
-    }
-
-    /// The same in one trip to the server. What the fence saw is as old as the wait for the tree: a claim that was lost meanwhile is
-    /// found by [`Tx::settle`], and a baton that came meanwhile is for the next step.
-    async fn hold_at_once(&mut self, claim: &Claim, root: &LeaseId) -> Result<Option<Option<String>>> {
-        let statement = sql(HOLD).bind(claim.task.to_string()).bind(claim.attempt).bind(root.to_string());
-        let held = self.fetch_one(statement).await?;
-        if held.is_some() {
-            self.has_tree(root);
-        }
-        held.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
     /// Takes the steps along that need nothing but this transaction, the best first and whosever they are.

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use async_trait::async_trait;
 
-use super::News;
 use super::claiming::{Level, LowWater};
 use super::count::Counts;
 use super::locks::Lock;
 use super::row::{Columns, Row, json, map};
 use super::statement::{Answer, Dialect, Statement, sql};
+use super::{Claim, News};
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{EventId, LeaseId, Subject};
@@ -19,8 +19,8 @@ use crate::model::{Event, NewEvent};
 /// A connection on which a transaction runs: what each engine brings.
 #[async_trait]
 pub(super) trait Session: Send {
-    /// Begins a transaction; answers what the database's own clock shows, when it has one that counts.
-    async fn begin(&mut self) -> Result<Option<Micros>>;
+    /// Begins a transaction; answers what the database's own clock shows, when it has one that counts. May hold the claim at once.
+    async fn begin(&mut self, opening: Option<&Claim>) -> Result<Begun>;
 
     async fn run(&mut self, statement: Statement) -> Result<Answer>;
 
@@ -46,6 +46,18 @@ pub(super) trait Session: Send {
     }
 }
 
+/// What came of a begin.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    /// What the database's own clock shows, when it has one that counts.
+    pub(super) told: Option<Micros>,
+    /// The fence of the claim, if it was looked at; see [`Tx::hold`].
+    pub(super) held: Option<Held>,
+}
+
+/// The baton of a task whose claim holds; `None` when the claim was lost.
+pub(super) type Held = Option<Option<String>>;
+
 /// Why a transaction did not work out, though there is nothing wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
@@ -61,6 +73,8 @@ pub struct Tx {
     /// What it holds beside the rows that it wrote; see `locks`.
     pub(super) locks: HashSet<Lock>,
     overtaken: bool,
+    /// The fence that was looked at with the begin.
+    pub(super) opened: Option<Held>,
     clock: SharedClock,
     /// The time of this transaction; one for all that it writes.
     now: Micros,
@@ -77,6 +91,7 @@ impl Tx {
             session,
             locks: HashSet::new(),
             overtaken: false,
+            opened: None,
             clock,
             now: 0,
             news: News::default(),
@@ -92,16 +107,21 @@ impl Tx {
         self.now
     }
 
-    pub(super) async fn begin(&mut self) -> Result<()> {
+    pub(super) async fn begin(&mut self, opening: Option<&Claim>) -> Result<()> {
         self.news = News::default();
         self.claimed = None;
         self.wrote_at_all = false;
         self.overtaken = false;
         self.locks.clear();
-        self.now = match self.session.begin().await? {
+        let begun = self.session.begin(opening).await?;
+        self.now = match begun.told {
             Some(told) => self.clock.hear(told),
             None => self.clock.now(),
         };
+        if let (Some(Some(_)), Some(root)) = (&begun.held, opening.and_then(|claim| claim.root.as_ref())) {
+            self.has_tree(root);
+        }
+        self.opened = begun.held;
         Ok(())
     }
 

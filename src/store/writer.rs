@@ -30,6 +30,8 @@ pub(super) static COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// Work for the writer: run (again and again, if need be), then told how the commit went.
 pub(super) trait Operation: Send {
+    /// The claim whose fence it looks at first.
+    fn opening(&self) -> Option<&Claim>;
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran>;
     fn answer(self: Box<Self>, commit: Result<(), &Error>);
 }
@@ -45,18 +47,20 @@ pub(super) enum Ran {
 }
 
 struct Typed<T, F> {
+    opening: Option<Claim>,
     work: F,
     result: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
 
-pub(super) fn operation<T, F>(work: F) -> (Box<dyn Operation>, oneshot::Receiver<Result<T>>)
+/// An operation, and its answer. One that begins with the look at the fence of a claim says so: its begin and the look may be one.
+pub(super) fn operation<T, F>(opening: Option<Claim>, work: F) -> (Box<dyn Operation>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
 {
     let (answer, receiver) = oneshot::channel();
-    (Box::new(Typed { work, result: None, answer }), receiver)
+    (Box::new(Typed { opening, work, result: None, answer }), receiver)
 }
 
 /// Calls the work for its future; it may panic before there is one.
@@ -76,6 +80,10 @@ where
     T: Send + 'static,
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
 {
+    fn opening(&self) -> Option<&Claim> {
+        self.opening.as_ref()
+    }
+
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran> {
         Box::pin(async move {
             tx.begin_operation();
@@ -163,7 +171,7 @@ impl Writer {
     /// Runs a batch in one transaction; `false` leaves it for [`Writer::alone`].
     async fn together(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> bool {
         let meter = Meter::start(&self.metrics, batch.len());
-        if let Err(error) = self.tx.begin().await {
+        if let Err(error) = self.tx.begin(None).await {
             answer_all(batch, Err(&error));
             return true;
         }
@@ -186,7 +194,7 @@ impl Writer {
 
     async fn alone(&mut self, mut operation: Box<dyn Operation>) {
         let meter = Meter::start(&self.metrics, 1);
-        if let Err(error) = self.tx.begin().await {
+        if let Err(error) = self.tx.begin(None).await {
             operation.answer(Err(&error));
             return;
         }
@@ -236,7 +244,7 @@ impl Writer {
 
     async fn give_back(&mut self, claim: Claim) {
         let task = claim.task.clone();
-        let (operation, answer) = operation(move |tx| {
+        let (operation, answer) = operation(None, move |tx| {
             let claim = claim.clone();
             Box::pin(async move { tx.hand_back(&claim).await })
         });

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{self, CertificateError};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::failure::failed;
-use super::session::Session;
+use super::session::{PREPARE, Session};
 use super::tidings::{Tidings, Watch};
 use super::{Readers, Remote, Writer};
 use crate::clock::{Micros, SharedClock};
@@ -97,7 +97,10 @@ fn pool(options: &PgConnectOptions, most: u32, settings: &'static str) -> PgPool
         // A lost one is noticed when it is used, and the work done again: to ask each time would cost as much as a statement.
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(drop) })
+            Box::pin(async move {
+                sqlx::raw_sql(settings).execute(&mut *connection).await?;
+                sqlx::raw_sql(PREPARE).execute(connection).await.map(drop)
+            })
         })
         .connect_lazy_with(options.clone())
 }

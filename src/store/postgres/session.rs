@@ -12,12 +12,14 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Postgres, Row as _, TypeInfo as _, ValueRef as _};
 
 use super::failure::{failed, trouble};
-use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
+use crate::model::id::Subject;
+use crate::store::Claim;
 use crate::store::claiming::LowWater;
 use crate::store::row::{Cell, Row};
 use crate::store::statement::{Answer, Dialect, Statement, Value};
-use crate::store::tx::{self, Trouble};
+use crate::store::trial::keeps_fences;
+use crate::store::tx::{self, Begun, Trouble};
 
 /// Runs a statement on a connection.
 pub(super) async fn answer(
@@ -80,6 +82,25 @@ fn cells(row: &PgRow) -> Result<Vec<Cell>, sqlx::Error> {
         .collect()
 }
 
+const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
+/// A begin, the clock, the tree and the fence of a claim are one trip to the server. What the fence saw is as old as the wait for the
+/// tree: a claim that was lost meanwhile is found when the task is written, and a baton that came meanwhile is for the next step.
+pub(super) const PREPARE: &str = "PREPARE drydock_hold (text, bigint, text) AS \
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now, baton FROM task, pg_advisory_xact_lock(1, hashtext($3)) \
+    WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
+
+/// What was prepared, for this claim.
+fn held(claim: &Claim) -> Option<String> {
+    let root = claim.root.as_ref()?;
+    // A resource is held before its task is looked at.
+    if matches!(claim.subject, Subject::Resource(_)) || !keeps_fences() {
+        return None;
+    }
+    let quoted = |id: &str| id.replace('\'', "''");
+    let (task, root) = (quoted(claim.task.as_str()), quoted(root.as_str()));
+    Some(format!("EXECUTE drydock_hold('{task}', {}, '{root}')", claim.attempt))
+}
+
 /// How long a transaction waits for a lock at first.
 pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -123,7 +144,7 @@ impl Session {
 
 #[async_trait]
 impl tx::Session for Session {
-    async fn begin(&mut self) -> Result<Option<Micros>> {
+    async fn begin(&mut self, opening: Option<&Claim>) -> Result<Begun> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.open = true;
         let patience = match self.patience {
@@ -131,11 +152,16 @@ impl tx::Session for Session {
             PATIENCE => String::new(),
             longer => format!(" SET LOCAL lock_timeout = {};", longer.as_millis()),
         };
-        let text = format!("BEGIN;{patience} SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now");
-        match sqlx::raw_sql(AssertSqlSafe(text)).fetch_one(&mut *self.connection).await.and_then(|row| row.try_get(0)) {
-            Ok(now) => Ok(Some(now)),
-            Err(error) => Err(self.fails(error)),
-        }
+        let first = opening.and_then(held).unwrap_or_else(|| CLOCK.to_owned());
+        let holds = first != CLOCK;
+        let text = format!("BEGIN;{patience} {first}");
+        let begun = sqlx::raw_sql(AssertSqlSafe(text)).fetch_optional(&mut *self.connection).await;
+        let begun = begun.and_then(|row| {
+            let told = row.as_ref().map(|row| row.try_get("now")).transpose()?;
+            let baton = row.filter(|_| holds).map(|row| row.try_get("baton")).transpose()?;
+            Ok(Begun { told, held: holds.then_some(baton) })
+        });
+        begun.map_err(|error| self.fails(error))
     }
 
     async fn run(&mut self, statement: Statement) -> Result<Answer> {

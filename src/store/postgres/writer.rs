@@ -104,7 +104,7 @@ impl Writer {
         let session = Session::new(connection, Arc::clone(&self.count), Arc::clone(&self.home), patience);
         let session = session.knowing(Arc::clone(&self.tidings.low_water));
         let mut tx = Tx::new(Box::new(session), Arc::clone(&self.clock));
-        if let Err(error) = tx.begin().await {
+        if let Err(error) = tx.begin(operation.opening()).await {
             return end(tx.trouble(), operation, error);
         }
         if operation.run(&mut tx).await != Ran::Done {
@@ -164,7 +164,7 @@ impl Writer {
     }
 
     fn give_back(&self, claim: Claim) {
-        let (again, answer) = operation(move |tx| {
+        let (again, answer) = operation(None, move |tx| {
             let claim = claim.clone();
             Box::pin(async move { tx.hand_back(&claim).await })
         });
