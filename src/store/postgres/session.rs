@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Postgres, Row as _, TypeInfo as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Row as _, TypeInfo as _, ValueRef as _};
 
 use super::failure::{failed, trouble};
+use super::wire::{IN_LINE, SILENCE, Wire, within};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 use crate::store::claiming::LowWater;
@@ -19,13 +19,20 @@ use crate::store::row::{Cell, Row};
 use crate::store::statement::{Answer, Dialect, Statement, Value};
 use crate::store::tx::{self, Trouble};
 
-/// Runs a statement on a connection.
+/// Runs a statement on a connection, and waits so long for its answer.
 pub(super) async fn answer(
-    connection: &mut PgConnection,
+    wire: &mut Wire,
     statement: &Statement,
     count: &AtomicU64,
+    patience: Duration,
 ) -> Result<Answer, sqlx::Error> {
     count.fetch_add(1, Ordering::Relaxed);
+    let answer = within(patience, run(wire.ask()?, statement)).await;
+    wire.heard(&answer);
+    answer
+}
+
+async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Answer, sqlx::Error> {
     let mut query = match statement.for_postgres() {
         Cow::Borrowed(text) => sqlx::query(text),
         Cow::Owned(text) => sqlx::query(AssertSqlSafe(text)).persistent(false),
@@ -82,7 +89,7 @@ fn cells(row: &PgRow) -> Result<Vec<Cell>, sqlx::Error> {
 
 /// A connection on which a transaction runs.
 pub(super) struct Session {
-    connection: PoolConnection<Postgres>,
+    wire: Wire,
     count: Arc<AtomicU64>,
     home: Arc<str>,
     low_water: Option<Arc<LowWater>>,
@@ -97,18 +104,27 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(
-        connection: PoolConnection<Postgres>,
+        wire: Wire,
         count: Arc<AtomicU64>,
         home: Arc<str>,
         patience: Duration,
     ) -> Self {
-        Self { connection, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
+        Self { wire, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
     }
 
     /// It is one of a daemon, which knows where the queue begins.
     pub(super) fn knowing(mut self, low_water: Arc<LowWater>) -> Self {
         self.low_water = Some(low_water);
         self
+    }
+
+    async fn say(&mut self, word: &'static str, patience: Duration) -> Result<(), sqlx::Error> {
+        let said = match self.wire.ask() {
+            Ok(connection) => within(patience, sqlx::raw_sql(word).execute(connection)).await,
+            Err(error) => Err(error),
+        };
+        self.wire.heard(&said);
+        said.map(drop)
     }
 
     fn fails(&mut self, error: sqlx::Error) -> Error {
@@ -127,14 +143,19 @@ impl tx::Session for Session {
             "BEGIN; SET LOCAL lock_timeout = {}; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now",
             self.patience.as_millis()
         );
-        match sqlx::raw_sql(AssertSqlSafe(text)).fetch_one(&mut *self.connection).await.and_then(|row| row.try_get(0)) {
+        let begun = match self.wire.ask() {
+            Ok(connection) => within(SILENCE, sqlx::raw_sql(AssertSqlSafe(text)).fetch_one(connection)).await,
+            Err(error) => Err(error),
+        };
+        self.wire.heard(&begun);
+        match begun.and_then(|row| row.try_get(0)) {
             Ok(now) => Ok(Some(now)),
             Err(error) => Err(self.fails(error)),
         }
     }
 
     async fn run(&mut self, statement: Statement) -> Result<Answer> {
-        match answer(&mut self.connection, &statement, &self.count).await {
+        match answer(&mut self.wire, &statement, &self.count, IN_LINE.max(self.patience * 3)).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
                 let text = statement.for_postgres();
@@ -149,8 +170,8 @@ impl tx::Session for Session {
             let why = "a statement of this transaction failed, and its work went on regardless";
             return Err(Error::new(Reason::Internal, why));
         }
-        match sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await {
-            Ok(_) => {
+        match self.say("COMMIT", IN_LINE).await {
+            Ok(()) => {
                 self.open = false;
                 Ok(())
             }
@@ -170,7 +191,7 @@ impl tx::Session for Session {
 
     async fn rollback(&mut self) {
         if self.open && self.trouble != Some(Trouble::Lost) {
-            self.open = sqlx::raw_sql("ROLLBACK").execute(&mut *self.connection).await.is_err();
+            self.open = self.say("ROLLBACK", SILENCE).await.is_err();
         }
     }
 
@@ -195,7 +216,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.open {
             // Nobody shall go on in what was left open here.
-            self.connection.close_on_drop();
+            self.wire.give_up();
         }
     }
 }
