@@ -103,12 +103,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        wire: Wire,
-        count: Arc<AtomicU64>,
-        home: Arc<str>,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(wire: Wire, count: Arc<AtomicU64>, home: Arc<str>, patience: Duration) -> Self {
         Self { wire, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
     }
 

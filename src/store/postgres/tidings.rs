@@ -249,7 +249,9 @@ impl Watch {
         self.tidings.look_around();
         loop {
             let Ok(told) = timeout(DEAF, listener.try_recv()).await else {
-                tracing::warn!("nothing is heard of other daemons, not even of ourselves; listening on another connection");
+                tracing::warn!(
+                    "nothing is heard of other daemons, not even of ourselves; listening on another connection"
+                );
                 self.tidings.look_around();
                 return Ok(());
             };

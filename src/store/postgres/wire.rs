@@ -60,10 +60,7 @@ impl Drop for Wire {
 }
 
 /// An answer that comes within this time, or an error that says that none did.
-pub(super) async fn within<T>(
-    patience: Duration,
-    answer: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+pub(super) async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     match timeout(patience, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(silent(patience)),

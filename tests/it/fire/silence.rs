@@ -55,10 +55,8 @@ async fn connections_that_fell_silent_are_replaced() {
     insert(&store, &before).await.unwrap();
     wire.stall();
     // Both find the silent connections first.
-    let (looked, inserted) = tokio::join!(
-        timeout(PATIENCE, store.find_lease(&before.id)),
-        timeout(PATIENCE, insert(&store, &after))
-    );
+    let (looked, inserted) =
+        tokio::join!(timeout(PATIENCE, store.find_lease(&before.id)), timeout(PATIENCE, insert(&store, &after)));
     assert_eq!(looked.unwrap().unwrap().map(|lease| lease.id), Some(before.id));
     inserted.unwrap().unwrap();
     let begun = Instant::now();

@@ -25,7 +25,7 @@ kind: composite
 config:
   type: slow
   needs:
-    host: {type: host, blueprints: [remote-host]}
+    host: {type: host, resource_labels: {at: far}}
   steps:
     - name: last
       part: host
@@ -66,6 +66,7 @@ async fn at_work(more: &[(&str, &str)]) -> (Ground, usize, String) {
         blueprint: "remote-host".to_owned(),
         name: "machine".to_owned(),
         attributes: attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        labels: [("at".to_owned(), "far".to_owned())].into(),
         ..RegisterResourceRequest::default()
     };
     ResourceServiceClient::new(daemons[0].channel().await).register_resource(request).await.unwrap();
