@@ -33,7 +33,8 @@ macro_rules! reap {
             " AS daemon FROM task WHERE state = 'RUNNING' AND claim_until < $1",
             $lock,
             "), judged AS MATERIALIZED (SELECT late_id, daemon, \
-             CASE WHEN EXISTS (SELECT 1 FROM task o WHERE o.state = 'RUNNING' AND o.id <> late_id AND o.claimed_by LIKE daemon || '/%') \
+             CASE WHEN EXISTS (SELECT 1 FROM task o WHERE o.claim_until IS NOT NULL AND o.state = 'RUNNING' AND o.id <> late_id \
+             AND o.claimed_by LIKE daemon || '/%') \
              OR EXISTS (SELECT 1 FROM task o WHERE o.lapsed = daemon AND o.id <> late_id) THEN 1 ELSE 0 END AS together FROM late) \
              UPDATE task SET crashes = crashes + 1, company = CASE WHEN crashes = 0 THEN 0 ELSE company END + together, \
              lapsed = daemon, lapsed_attempt = attempt, lapsed_company = together, claimed_by = NULL, claim_until = NULL, \

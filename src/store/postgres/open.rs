@@ -29,15 +29,15 @@ const PREPARED: usize = 512;
 const OLDEST: i32 = 150_000;
 /// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still, as that of a daemon that was
 /// stopped, holds up others. A client whose machine has gone is noticed in a minute and a half.
-const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '5s'; SET timezone = 'UTC'; \
-                        SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
+const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '200ms'; \
+                        SET timezone = 'UTC'; SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
                         SET tcp_user_timeout = '30s'";
 /// Of those that tell, listen and renew claims: nothing is lost with a NOTIFY that a sweep would not find, nor with a heartbeat that the next
 /// one does not make good, so they need not wait for the disk.
 const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off; \
                      SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'";
 /// How long an operation waits for a connection, and a daemon that starts for the first.
-const FREE_CONNECTION: Duration = Duration::from_secs(5);
+const FREE_CONNECTION: Duration = Duration::from_secs(10);
 const FIRST_CONNECTION: Duration = Duration::from_secs(15);
 
 /// What the store and its engine have in common.
