@@ -65,7 +65,7 @@ impl Engine {
         wait: Duration,
     ) -> Result<LeaseView> {
         let patience = self.after(wait);
-        self.in_time(wait, self.acquire_and_wait(caller, ask, key, patience)).await
+        self.in_time(wait, Box::pin(self.acquire_and_wait(caller, ask, key, patience))).await
     }
 
     async fn acquire_and_wait(

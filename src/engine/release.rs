@@ -31,7 +31,7 @@ impl Engine {
         wait: Duration,
     ) -> Result<LeaseView> {
         let patience = self.after(wait);
-        self.in_time(wait, self.release_and_wait(caller, id, comment, force, key, patience)).await
+        self.in_time(wait, Box::pin(self.release_and_wait(caller, id, comment, force, key, patience))).await
     }
 
     async fn release_and_wait(

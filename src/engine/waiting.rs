@@ -1,6 +1,7 @@
 //! The wait in which a caller works for its lease, and its end in time though the database says nothing at all: across a network it may go
 //! without a word; a file does not.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl Engine {
             let lease = self.find_own_lease(caller, id).await?;
             self.wait_for(lease, until, patience).await
         };
-        self.in_time(timeout, work).await
+        self.in_time(timeout, Box::pin(work)).await
     }
 
     /// When a wait of this length that begins now is over.
@@ -64,13 +65,17 @@ impl Engine {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`, with nothing known of what was done, beside those of the call.
-    pub(super) async fn in_time<T>(&self, wait: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn in_time<T>(
+        &self,
+        wait: Duration,
+        call: Pin<Box<impl Future<Output = Result<T>>>>,
+    ) -> Result<T> {
         if !self.store.is_shared() {
             return call.await;
         }
         let patience =
             if wait.is_zero() { WITHOUT_A_WAIT } else { wait.max(SHORTEST_WAIT).saturating_add(AFTER_A_WAIT) };
-        tokio::time::timeout(patience, Box::pin(call)).await.unwrap_or_else(|_| Err(silent(patience)))
+        tokio::time::timeout(patience, call).await.unwrap_or_else(|_| Err(silent(patience)))
     }
 }
 

@@ -29,7 +29,7 @@ const TURN: Duration = Duration::from_millis(4);
 /// After a failure.
 const AGAIN: Duration = Duration::from_millis(500);
 /// We tell ourselves that we are there, so that a connection on which nothing comes is known from one on which nothing can.
-const PULSE: Duration = Duration::from_secs(60);
+const PULSE: Duration = Duration::from_mins(1);
 /// Without as much as our own word for so long we listen on another connection.
 const DEAF: Duration = Duration::from_secs(150);
 /// Ready tasks that are heard of at a time.
