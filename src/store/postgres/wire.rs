@@ -19,30 +19,30 @@ pub(super) const THOROUGH: Duration = Duration::from_secs(33);
 /// A connection.
 pub(super) struct Wire {
     connection: Option<PoolConnection<Postgres>>,
-    /// Nobody waits for an answer on it.
-    at_rest: bool,
+    /// As far as is known it can be used again.
+    is_well: bool,
 }
 
 impl Wire {
     /// One that is free, or a new one.
     pub(super) async fn take(pool: &PgPool) -> Result<Self, Error> {
-        Ok(Self { connection: Some(pool.acquire().await?), at_rest: true })
+        Ok(Self { connection: Some(pool.acquire().await?), is_well: true })
     }
 
     /// For a question; to be followed by [`Wire::heard`].
     pub(super) fn ask(&mut self) -> Result<&mut PgConnection, Error> {
-        self.at_rest = false;
         self.connection.as_deref_mut().ok_or(Error::PoolClosed)
     }
 
-    /// The answer, or that there was none: whoever leaves before it leaves the connection to nobody.
+    /// The answer, or that there was none.
     pub(super) fn heard<T>(&mut self, answer: &Result<T, Error>) {
-        self.at_rest = !matches!(answer, Err(Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed));
+        self.is_well &=
+            !matches!(answer, Err(Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed));
     }
 
     /// Nobody goes on with what was begun on it.
     pub(super) fn give_up(&mut self) {
-        self.at_rest = false;
+        self.is_well = false;
     }
 }
 
@@ -50,8 +50,9 @@ impl Drop for Wire {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         match tokio::runtime::Handle::try_current() {
-            // On its way back it is asked whether it is well. The pool waits for that as long as it takes, and has a connection less.
-            Ok(runtime) if self.at_rest => {
+            // On its way back it is asked whether it is well, also when whoever asked it something did not wait for the answer. The pool
+            // would wait for that as long as it takes, and have a connection less.
+            Ok(runtime) if self.is_well => {
                 drop(runtime.spawn(timeout(SILENCE, connection.return_to_pool())));
             }
             _ => drop(connection.detach()),

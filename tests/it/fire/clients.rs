@@ -17,8 +17,9 @@ use super::daemon::Api;
 
 /// The longest that a call waits for a lease.
 const WAIT: Duration = Duration::from_secs(4);
-/// A daemon that does not answer by then is given up, for another.
-const ANSWER: Duration = Duration::from_secs(3);
+/// A daemon that does not answer by then is given up, for another: later than it gives itself up on a silent database, on a machine that has
+/// other things to do.
+const ANSWER: Duration = Duration::from_secs(6);
 /// Without an answer of any daemon for so long, something is wrong.
 const PATIENCE: Duration = Duration::from_mins(2);
 

@@ -199,7 +199,7 @@ pub(super) async fn a_daemon_that_lives_takes_back_what_was_made_of_its_claims(g
         assert_eq!(ground.task(&task).await.crashes, 1);
         assert!(ground.store.has_lapses("late").await.unwrap() && !ground.store.has_lapses("other").await.unwrap());
         ground.store.sweep("late").await.unwrap();
-        assert_eq!(ground.task(&task).await.crashes, 0);
+        assert_eq!(ground.task(&task).await.crashes, 0, "its daemon has not died");
         assert!(!ground.store.has_lapses("late").await.unwrap());
         assert_eq!(ground.settle(&late, Next::Done).await, Committed::FenceLost);
         // It looks first: then it was none.
