@@ -10,7 +10,7 @@ use super::picture::picture;
 use super::{Caller, Engine, LeaseView, RequestKey, caller};
 use crate::allocator::{self, Plan, Rules as _, gates};
 use crate::blueprint::HOST_ATTRIBUTE;
-use crate::clock::micros;
+use crate::clock::{Micros, micros};
 use crate::error::{Error, Reason, Result};
 use crate::model::blueprint::{DEFAULT_MAX_TTL, DEFAULT_TTL};
 use crate::model::id::{LeaseId, Subject};
@@ -64,6 +64,17 @@ impl Engine {
         key: Option<RequestKey>,
         wait: Duration,
     ) -> Result<LeaseView> {
+        let patience = self.after(wait);
+        self.in_time(wait, Box::pin(self.acquire_and_wait(caller, ask, key, patience))).await
+    }
+
+    async fn acquire_and_wait(
+        self: &Arc<Self>,
+        caller: &Caller,
+        ask: Acquire,
+        key: Option<RequestKey>,
+        patience: Micros,
+    ) -> Result<LeaseView> {
         self.refuse_while_draining()?;
         let request = key.map(|key| key.of(caller));
         // A retry gets its lease even when the same request could not be made any more.
@@ -75,7 +86,7 @@ impl Engine {
             Some(id) => self.store.find_lease(&id).await?.ok_or_else(|| caller::lease_not_found(id.as_str()))?,
             None => self.write_lease(self.admit(caller, &ask).await?, request).await?,
         };
-        self.wait_for(lease, LeaseState::Active, wait).await
+        self.wait_for(lease, LeaseState::Active, patience).await
     }
 
     /// Queues several leases that are taken all at once or not at all; answers them in the order of `asks`.
@@ -172,40 +183,6 @@ impl Engine {
                 })
             })
             .await
-    }
-
-    /// Works for a lease until it reaches `until` or a later state, or the wait is over; answers its present state.
-    pub(super) async fn wait_for(
-        self: &Arc<Self>,
-        lease: Lease,
-        until: LeaseState,
-        wait: Duration,
-    ) -> Result<LeaseView> {
-        if reached(lease.state, until) || wait.is_zero() {
-            return self.view(lease).await;
-        }
-        let patience = self.clock.now().saturating_add(micros(wait));
-        let (engine, id) = (Arc::clone(self), lease.id.clone());
-        let is_reached = move || {
-            let (engine, id) = (Arc::clone(&engine), id.clone());
-            async move { Ok(engine.store.find_lease(&id).await?.is_none_or(|lease| reached(lease.state, until))) }
-        };
-        self.scheduler()?.drive(lease.root_id.clone(), is_reached, patience).await?;
-        let lease =
-            self.store.find_lease(&lease.id).await?.ok_or_else(|| caller::lease_not_found(lease.id.as_str()))?;
-        self.view(lease).await
-    }
-
-    /// Waits for a lease of the caller; never an error for "not yet".
-    pub async fn wait_lease(
-        self: &Arc<Self>,
-        caller: &Caller,
-        id: &str,
-        until: LeaseState,
-        timeout: Duration,
-    ) -> Result<LeaseView> {
-        let lease = self.find_own_lease(caller, id).await?;
-        self.wait_for(lease, until, timeout).await
     }
 
     /// The checks at the door: nothing is written by them.
@@ -485,16 +462,4 @@ fn fits_none(caller: &Caller, maker: &Blueprint, spec: &LeaseSpec, registered: &
         );
     }
     None
-}
-
-/// Whether a state is `until` or comes later; RELEASED and BROKEN are equally late.
-pub(super) fn reached(state: LeaseState, until: LeaseState) -> bool {
-    let rank = |state| match state {
-        LeaseState::Pending => 0,
-        LeaseState::Acquired => 1,
-        LeaseState::Active => 2,
-        LeaseState::Released | LeaseState::Broken => 3,
-        LeaseState::Destroyed => 4,
-    };
-    rank(state) >= rank(until)
 }

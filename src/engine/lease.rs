@@ -72,6 +72,9 @@ impl Engine {
                     Step::Ready(more) => Step::Ready(facts.into_iter().chain(more).collect()),
                     step => step,
                 };
+                if running.cancel.is_cancelled() && self.is_draining() {
+                    return self.leave_to_others(claim).await;
+                }
                 undo = Some((kind, ctx));
                 step
             }

@@ -34,6 +34,7 @@ mod slots;
 mod steps;
 mod upkeep;
 mod view;
+mod waiting;
 mod warm;
 mod watch;
 
@@ -198,10 +199,17 @@ impl Engine {
         self.store.open_to_peers(&self.daemon.id, Some(door)).await
     }
 
-    /// No new leases from now on, and watches end; running calls and steps go on.
+    /// No new leases from now on, and watches end; running calls go on. Where there are other daemons they get what there is to do at
+    /// once, rather than when the last call has ended; on its own a daemon goes on with it until then.
     pub fn begin_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.drain.cancel();
+        if self.store.is_shared()
+            && let Ok(scheduler) = self.scheduler()
+        {
+            scheduler.stop();
+            self.running.cancel_all();
+        }
     }
 
     /// Whether [`Engine::begin_drain`] was called.

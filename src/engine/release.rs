@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::narrate::Told;
 use super::{Caller, Engine, LeaseView, RequestKey, caller, expired};
-use crate::clock::micros;
+use crate::clock::{Micros, micros};
 use crate::error::{Error, Reason, Result};
 use crate::model::filter::Filter;
 use crate::model::id::{LeaseId, Subject};
@@ -29,6 +29,19 @@ impl Engine {
         force: bool,
         key: Option<RequestKey>,
         wait: Duration,
+    ) -> Result<LeaseView> {
+        let patience = self.after(wait);
+        self.in_time(wait, Box::pin(self.release_and_wait(caller, id, comment, force, key, patience))).await
+    }
+
+    async fn release_and_wait(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: &str,
+        comment: &str,
+        force: bool,
+        key: Option<RequestKey>,
+        patience: Micros,
     ) -> Result<LeaseView> {
         let lease = self.find_own_lease(caller, id).await?;
         let request = key.map(|key| key.of(caller));
@@ -70,7 +83,7 @@ impl Engine {
             Some(seat) => seat.commit(root, commit).await?,
             None => commit.await?.0,
         };
-        self.wait_for(lease, LeaseState::Destroyed, wait).await
+        self.wait_for(lease, LeaseState::Destroyed, patience).await
     }
 
     /// Releases all live root leases of the caller that match, queued ones too.

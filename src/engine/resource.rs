@@ -66,11 +66,7 @@ impl Engine {
                     facts.insert(DAEMON_FACT.to_owned(), home.to_owned());
                 }
                 if running.cancel.is_cancelled() && self.is_draining() {
-                    // The daemon goes, not the wish: another one, or the next start, goes on.
-                    return self
-                        .store
-                        .commit_step(claim, None, |_| Box::pin(async { Ok((Next::Again, Baton::Pass)) }))
-                        .await;
+                    return self.leave_to_others(claim).await;
                 }
                 step
             }
@@ -88,6 +84,11 @@ impl Engine {
                 })
             })
             .await
+    }
+
+    /// The daemon goes, not the wish: another one, or the next start, goes on.
+    pub(super) async fn leave_to_others(&self, claim: &Claim) -> Result<Committed> {
+        self.store.commit_step(claim, None, |_| Box::pin(async { Ok((Next::Again, Baton::Pass)) })).await
     }
 
     /// The blueprint pauses: the build waits, unless nobody wants it any more.

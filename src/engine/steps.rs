@@ -59,7 +59,7 @@ impl Steps for EngineSteps {
 
     async fn poisoned(&self, subject: &Subject) -> Result<()> {
         let subject = subject.clone();
-        let message = "its task has killed its daemon 5 times; `drydock task retry` gives it another life";
+        let message = "its task was at work each time that its daemon died, too often; `drydock task retry` gives it another life";
         self.0.store.write(move |tx| Box::pin(break_subject(tx, subject.clone(), "POISONED", message))).await
     }
 }

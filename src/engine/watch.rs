@@ -7,7 +7,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::present::Pulse;
-use super::{Caller, Engine, LeaseView, acquire};
+use super::{Caller, Engine, LeaseView, waiting};
 use crate::error::{Error, Reason, Result};
 use crate::model::filter::Filter;
 use crate::model::id::LeaseId;
@@ -95,7 +95,7 @@ impl Engine {
         let version = lease.version;
         let until = until.unwrap_or(LeaseState::Destroyed);
         let view = self.view(lease).await?;
-        let over = acquire::reached(view.lease.state, until);
+        let over = waiting::reached(view.lease.state, until);
         let id = view.lease.id.clone();
         let pulse = Pulse::of(&view, self.clock.now());
         let first = Some(LeaseUpdate { lease: Some(view), events, cursor: event_cursor(seq) });
@@ -241,7 +241,7 @@ impl LeaseWatch {
             self.pulse.tells(view, self.engine.clock.now());
         }
         self.seq = seq;
-        self.over = lease.as_ref().is_none_or(|lease| acquire::reached(lease.state, self.until));
+        self.over = lease.as_ref().is_none_or(|lease| waiting::reached(lease.state, self.until));
         self.version = lease.map_or(0, |lease| lease.version);
         Ok(LeaseUpdate { lease: view, events: std::mem::take(&mut self.pending), cursor: event_cursor(seq) })
     }

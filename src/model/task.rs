@@ -50,8 +50,10 @@ pub const BAND_ALLOCATING: i64 = 1;
 /// The last place in the queue, behind all leases: what is built ahead of demand.
 pub const LAST: Micros = Micros::MAX / 2;
 
-/// A task that kills its daemon this often is poison.
+/// A task that kills its daemon this often while nothing else is at work there is poison.
 pub const MAX_CRASHES: i64 = 5;
+/// A task whose daemon dies this often is poison, whatever else was at work.
+pub const MAX_DEATHS: i64 = 15;
 /// A build or a set-up is tried this often before it counts as failed.
 pub const MAX_FAILURES: i64 = 5;
 /// A lease loses at most this many resources before it breaks.
@@ -76,8 +78,10 @@ pub struct Task {
     pub signal: i64,
     /// Failures in a row.
     pub failures: i64,
-    /// Claims that ended with their daemon.
+    /// Claims in a row that ended with their daemon.
     pub crashes: i64,
+    /// How many of those while it was at work on other tasks too.
+    pub company: i64,
     /// Last failure.
     pub last_error: String,
     /// Not before.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,6 +61,8 @@ pub struct Scheduler {
     stop: CancellationToken,
     drivers: AtomicU64,
     seats: Arc<Semaphore>,
+    /// A claim was lost: this daemon lives all the same.
+    lost: Notify,
 }
 
 /// See [`Scheduler::seat`].
@@ -127,6 +129,7 @@ impl Scheduler {
             stop: CancellationToken::new(),
             drivers: AtomicU64::new(0),
             seats: Arc::new(Semaphore::new(SEATS)),
+            lost: Notify::new(),
         });
         scheduler.spawn(bell::ring(Arc::clone(&scheduler.bell), scheduler.store.news(), scheduler.stop.clone()));
         // On one file there is one daemon: whoever held a claim is dead. Among several it must have run out.
@@ -167,9 +170,14 @@ impl Scheduler {
         let _leave = left.clone().drop_guard();
         let name = format!("{}/c{number}", self.daemon);
         let driver = worker::drive(Arc::clone(self), name, root, reached, patience, left);
-        match self.running.spawn(driver).await {
-            Ok(outcome) => outcome,
-            Err(error) => Err(crate::error::Error::internal("the driver of a lease failed", error)),
+        tokio::select! {
+            biased;
+            outcome = self.running.spawn(driver) => match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => Err(crate::error::Error::internal("the driver of a lease failed", error)),
+            },
+            // In the middle of a step, which it takes to its end: the caller said how long it waits.
+            () = self.store.clock().sleep_until(patience) => Ok(()),
         }
     }
 

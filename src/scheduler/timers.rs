@@ -44,6 +44,8 @@ pub(super) async fn sweep(scheduler: Arc<Scheduler>) {
         let pause = Duration::from_millis(4_000 + fastrand::u64(..2_000));
         tokio::select! {
             () = clock.sleep_until(clock.now() + micros(pause)) => {}
+            // Others may take us for dead: they are told before we may really be.
+            () = scheduler.lost.notified() => {}
             () = scheduler.stop.cancelled() => return,
         }
         scheduler.store.look_around();
@@ -54,10 +56,10 @@ pub(super) async fn sweep(scheduler: Arc<Scheduler>) {
 }
 
 async fn round(scheduler: &Scheduler) -> crate::error::Result<()> {
-    if !scheduler.store.has_lapsed_claims().await? {
+    if !scheduler.store.has_lapses(&scheduler.daemon).await? {
         return Ok(());
     }
-    let reaped = scheduler.store.reap(false).await?;
+    let reaped = scheduler.store.sweep(&scheduler.daemon).await?;
     for subject in &reaped.poisoned {
         tracing::error!(%subject, "a task has killed its daemon too often; its subject breaks");
         scheduler.steps.poisoned(subject).await?;

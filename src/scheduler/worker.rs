@@ -187,6 +187,7 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
         Err(left) => {
             let Ok(outcome) = tokio::time::timeout(left, step).await else {
                 taken::tell(scheduler, held, begun, &Ok(Committed::FenceLost));
+                scheduler.lost.notify_one();
                 return None;
             };
             outcome
@@ -197,6 +198,7 @@ async fn take_step(scheduler: &Scheduler, held: &Claim, scope: impl Fn() -> Opti
         Ok(Committed::Done(next)) => next,
         Ok(Committed::FenceLost) => {
             tracing::warn!(task = %held.task, subject = %held.subject, "a claim was lost; its step left nothing");
+            scheduler.lost.notify_one();
             None
         }
         Err(error) => {

@@ -28,6 +28,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (5, "outlook", include_str!("migrations/0005_outlook.sql")),
     (6, "peers", include_str!("migrations/0006_peers.sql")),
     (7, "waiters", include_str!("migrations/0007_waiters.sql")),
+    (8, "lapses", include_str!("migrations/0008_lapses.sql")),
 ];
 
 /// What `PostgreSQL` alone has, after those.

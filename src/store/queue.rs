@@ -1,4 +1,4 @@
-//! The queue: claims with a fence, wakes with an eventcount, timers, and what is left of dead daemons.
+//! The queue: claims with a fence, wakes with an eventcount, and timers.
 //!
 //! Order is `(band, ord, depth DESC, id)`, with `ord` inherited from the root lease: the next task is normally the child
 //! that was just made, so a tree is walked depth first and the oldest tree is finished first.
@@ -12,7 +12,6 @@ use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
 use crate::metrics::Wake;
 use crate::model::id::{LeaseId, Subject, TaskId};
-use crate::model::task::MAX_CRASHES;
 use crate::model::{Task, TaskState};
 
 /// A claimed task: the right to take its next step until `until`.
@@ -34,15 +33,6 @@ pub struct Claim {
     pub worker: String,
     /// By when it must be renewed.
     pub until: Micros,
-}
-
-/// What was taken from dead daemons.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Reaped {
-    /// Claims given back to the queue.
-    pub returned: u64,
-    /// Poison: subjects whose task has killed its daemon too often and is dead now.
-    pub poisoned: Vec<Subject>,
 }
 
 pub(super) struct NewTask {
@@ -88,6 +78,7 @@ pub(super) fn task(row: &Row) -> Result<Task> {
         signal: c.integer("signal")?,
         failures: c.integer("failures")?,
         crashes: c.integer("crashes")?,
+        company: c.integer("company")?,
         last_error: c.text("last_error")?,
         run_at: c.maybe_integer("run_at")?,
         claimed_by: c.maybe_text("claimed_by")?,
@@ -180,12 +171,6 @@ impl Store {
         Columns(&row).maybe_integer("at")
     }
 
-    /// Gives claims that were not renewed back to the queue; with `all`, every claim: at the start of the only daemon
-    /// whoever held one is dead.
-    pub async fn reap(&self, all: bool) -> Result<Reaped> {
-        self.write(move |tx| Box::pin(async move { tx.reap(all).await })).await
-    }
-
     /// Gives a claim back that was not begun.
     pub async fn hand_back(&self, claim: &Claim) -> Result<()> {
         let claim = claim.clone();
@@ -211,15 +196,6 @@ impl Store {
             })
         })
         .await
-    }
-
-    /// Whether a claim has run out without being renewed.
-    pub async fn has_lapsed_claims(&self) -> Result<bool> {
-        let row = sql("SELECT count(*) AS n FROM task WHERE state = 'RUNNING' AND claim_until < $1")
-            .bind(self.clock().now())
-            .fetch_one(self.readers())
-            .await?;
-        Ok(Columns(&row).integer("n")? > 0)
     }
 
     /// Whether any task is ready or running; for tests and the drain.
@@ -383,38 +359,6 @@ impl Tx {
             Some(row) => Columns(&row).maybe_integer("at"),
             None => Ok(None),
         }
-    }
-
-    async fn reap(&mut self, all: bool) -> Result<Reaped> {
-        let before = if all { Micros::MAX } else { self.now() };
-        let statement = sql(
-            "UPDATE task SET crashes = crashes + 1, claimed_by = NULL, claim_until = NULL, \
-             state = CASE WHEN crashes + 1 >= $1 THEN 'DEAD' ELSE 'READY' END WHERE state = 'RUNNING' AND claim_until < $2 \
-             RETURNING state, subject, root_id, band, ord",
-        )
-        .bind(MAX_CRASHES)
-        .bind(before);
-        let mut reaped = Reaped::default();
-        self.counts().wakes_are(if all { Wake::Start } else { Wake::Sweep });
-        for row in self.execute_returning(statement).await? {
-            let columns = Columns(&row);
-            if columns.text("state")? != "DEAD" {
-                reaped.returned += 1;
-                let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
-                self.tell_ready(root.as_ref(), Level::of(&row)?);
-            }
-        }
-        self.counts().wakes_are(Wake::Event);
-        self.counts().took_over += reaped.returned;
-        // Told until their subjects have ended: whoever was told last time may have died before it could act.
-        let dead = sql(
-            "SELECT subject FROM task WHERE state = 'DEAD' AND (subject IN (SELECT id FROM lease WHERE state IN ('PENDING', 'ACQUIRED', 'ACTIVE')) \
-             OR subject IN (SELECT id FROM resource WHERE state IN ('PENDING', 'ACTIVE')))",
-        );
-        for row in self.fetch(dead).await? {
-            reaped.poisoned.push(subject(&Columns(&row).text("subject")?)?);
-        }
-        Ok(reaped)
     }
 
     /// Puts a task back into the queue now; a dead one gets a new life. `None` when there is no such task.

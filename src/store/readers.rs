@@ -41,7 +41,7 @@ impl Readers {
     pub(super) async fn search(&self, statement: Statement) -> Result<Answer> {
         match self {
             Self::Sqlite(readers) => readers.search(statement).await,
-            Self::Postgres(readers) => Box::pin(readers.look(&statement)).await,
+            Self::Postgres(readers) => Box::pin(readers.search(&statement)).await,
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) enum Rule {
     RowLock,
     /// What becomes free in a pool wakes one waiter.
     WakeOne,
+    /// A daemon that lives takes back what others made of claims that it lost.
+    TakeBack,
 }
 
 /// Whether steps are fenced.
@@ -52,6 +54,7 @@ pub(super) fn without(rule: Rule) -> bool {
             "no-signal" => Rule::Signal,
             "no-row-lock" => Rule::RowLock,
             "wake-all" => Rule::WakeOne,
+            "no-return" => Rule::TakeBack,
             _ => return None,
         })
     };

@@ -22,8 +22,12 @@ pub(super) fn trouble(error: &sqlx::Error) -> Option<Trouble> {
     }
 }
 
-/// The database said no.
+/// The database said no, or nothing.
 pub(super) fn failed(error: sqlx::Error) -> Error {
+    if matches!(error, sqlx::Error::PoolTimedOut) {
+        let why = "no connection to the database became free or could be made in time; nothing was written; try again";
+        return Error::new(Reason::StoreUnavailable, why).because(error);
+    }
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default().into_owned();
     let (reason, message) = match code.as_str() {
         "53100" => {

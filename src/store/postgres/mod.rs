@@ -1,13 +1,14 @@
 //! `PostgreSQL`: a database that any number of daemons share.
 //!
 //! `session` runs statements on a connection, `writer` runs operations in transactions of their own, several at a time, and
-//! again when they met others; `open` brings a database to this version; `tidings` hears what other daemons commit, tells them
+//! again when they met others; `wire` has the connections, each of which may fall silent; `open` brings a database to this version; `tidings` hears what other daemons commit, tells them
 //! what is committed here, and follows the events.
 
 mod failure;
 mod open;
 mod session;
 mod tidings;
+mod wire;
 mod writer;
 
 use std::fmt;
@@ -15,12 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
+use tokio::time::Instant;
 
 use super::statement::{Answer, Statement};
 use super::trial::notifies;
-use super::tx::Trouble;
 use crate::error::Result;
+
+use wire::{SILENCE, THOROUGH, Wires};
 
 pub(super) use open::{Shared, migrate, open, session};
 pub(super) use writer::Writer;
@@ -55,7 +57,7 @@ impl fmt::Debug for Remote {
 /// Readers on connections of the pool.
 #[derive(Clone)]
 pub(super) struct Readers {
-    pool: PgPool,
+    wires: Wires,
     /// Statements run on all connections.
     count: Arc<AtomicU64>,
     /// Looks so far.
@@ -71,23 +73,30 @@ impl Readers {
     }
 
     pub(super) async fn look(&self, statement: &Statement) -> Result<Answer> {
+        self.ask(statement, SILENCE).await
+    }
+
+    /// As [`Readers::look`], for what may go through many rows.
+    pub(super) async fn search(&self, statement: &Statement) -> Result<Answer> {
+        self.ask(statement, THOROUGH).await
+    }
+
+    async fn ask(&self, statement: &Statement, patience: Duration) -> Result<Answer> {
         self.looks.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.pool.acquire().await {
-                Ok(mut connection) => match session::answer(&mut connection, statement, &self.count).await {
+            let error = match self.wires.take().await {
+                Ok(mut wire) => match session::answer(&mut wire, statement, &self.count, patience).await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) => {
-                        if failure::trouble(&error) == Some(Trouble::Lost) {
-                            connection.close_on_drop();
-                        }
-                        error
-                    }
+                    Err(error) => error,
                 },
                 Err(error) => error,
             };
-            if failure::trouble(&error).is_none() || tries == LOOKS {
+            // One silent connection may be the only one; two are a silent database.
+            let is_enough = tries == LOOKS || begun.elapsed() > SILENCE * 3 / 2;
+            if failure::trouble(&error).is_none() || is_enough {
                 return Err(failure::failed(error));
             }
             pause(Duration::from_millis(20 << tries)).await;

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::failure::failed;
 use super::session::{PREPARE, Session};
 use super::tidings::{Tidings, Watch};
+use super::wire::{Wires, within};
 use super::{Readers, Remote, Writer};
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
@@ -26,14 +27,18 @@ use crate::store::{self, News, events, tx};
 const PREPARED: usize = 512;
 /// What this release knows how to use.
 const OLDEST: i32 = 150_000;
-/// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still holds up others.
-const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '200ms'; \
-                        SET timezone = 'UTC'";
+/// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still, as that of a daemon that was
+/// stopped, holds up others. A client whose machine has gone is noticed in a minute and a half.
+const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '200ms'; \
+                        SET timezone = 'UTC'; SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
+                        SET tcp_user_timeout = '30s'";
 /// Of those that tell, listen and renew claims: nothing is lost with a NOTIFY that a sweep would not find, nor with a heartbeat that the next
 /// one does not make good, so they need not wait for the disk.
-const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off";
-/// How long an operation waits for a connection.
-const FREE_CONNECTION: Duration = Duration::from_secs(15);
+const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off; \
+                     SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = '30s'";
+/// How long an operation waits for a connection, and a daemon that starts for the first.
+const FREE_CONNECTION: Duration = Duration::from_secs(10);
+const FIRST_CONNECTION: Duration = Duration::from_secs(15);
 
 /// What the store and its engine have in common.
 pub(in crate::store) struct Shared {
@@ -49,12 +54,12 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
     let options = options(&remote.url)?;
     let told = bring_up(&options).await?;
     shared.clock.hear(told);
-    let pool = pool(&options, remote.connections.max(2), SETTINGS);
-    let readers = Readers { pool: pool.clone(), count: Arc::clone(&shared.count), looks: Arc::default() };
+    let wires = Wires::new(pool(&options, remote.connections.max(2), SETTINGS));
+    let readers = Readers { wires: wires.clone(), count: Arc::clone(&shared.count), looks: Arc::default() };
     let stop = CancellationToken::new();
     let tidings = Arc::new(Tidings::new(remote.notify));
-    // One listens, one tells, and heartbeats go past those who stand in line.
-    let aside = self::pool(&options, 4, ASIDE);
+    // One tells, and heartbeats go past those who stand in line. Who listens has a connection beside these.
+    let aside = Readers { wires: Wires::new(pool(&options, 3, ASIDE)), ..readers.clone() };
     let watch = Watch {
         tidings: Arc::clone(&tidings),
         readers: Arc::new(store::readers::Readers::Postgres(readers.clone())),
@@ -63,10 +68,13 @@ pub(in crate::store) async fn open(remote: &Remote, shared: Shared) -> Result<(R
         stop: stop.clone(),
     };
     watch.start().await?;
-    let aside = Readers { pool: aside, ..readers.clone() };
     let home = remote.home.as_str().into();
     let Shared { clock, news, idle, count, metrics } = shared;
-    Ok((readers, Arc::new(Writer { pool, aside, clock, news, idle, count, metrics, tidings, home }), stop.drop_guard()))
+    Ok((
+        readers,
+        Arc::new(Writer { wires, aside, clock, news, idle, count, metrics, tidings, home }),
+        stop.drop_guard(),
+    ))
 }
 
 /// Brings the database to this version.
@@ -76,8 +84,8 @@ pub(in crate::store) async fn migrate(remote: &Remote) -> Result<()> {
 
 /// One connection, for a transaction that nobody is to meet.
 pub(in crate::store) async fn session(remote: &Remote) -> Result<Box<dyn tx::Session>> {
-    let connection = pool(&options(&remote.url)?, 1, SETTINGS).acquire().await.map_err(failed)?;
-    Ok(Box::new(Session::new(connection, Arc::default(), remote.home.as_str().into(), Duration::from_secs(10))))
+    let wire = Wires::new(pool(&options(&remote.url)?, 1, SETTINGS)).take().await.map_err(failed)?;
+    Ok(Box::new(Session::new(wire, Arc::default(), remote.home.as_str().into(), Duration::from_secs(10))))
 }
 
 fn options(url: &str) -> Result<PgConnectOptions> {
@@ -114,7 +122,8 @@ fn which(options: &PgConnectOptions) -> String {
 /// Brings the database to this version, one daemon at a time; answers its clock.
 async fn bring_up(options: &PgConnectOptions) -> Result<Micros> {
     let which = which(options);
-    let mut connection = options.connect().await.map_err(|error| unreachable(&which, error))?;
+    let connect = within(FIRST_CONNECTION, options.connect());
+    let mut connection = connect.await.map_err(|error| unreachable(&which, error))?;
     let outcome = bring(&mut connection, &which).await;
     // The lock of the migration goes with the connection, however it ended.
     let _ = connection.close().await;

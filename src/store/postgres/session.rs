@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Postgres, Row as _, TypeInfo as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, Column as _, Either, Executor as _, Row as _, TypeInfo as _, ValueRef as _};
 
 use super::failure::{failed, trouble};
+use super::wire::{IN_LINE, SILENCE, Wire, within};
 use crate::error::{Error, Reason, Result};
 use crate::model::id::Subject;
 use crate::store::Claim;
@@ -21,13 +21,20 @@ use crate::store::statement::{Answer, Dialect, Statement, Value};
 use crate::store::trial::keeps_fences;
 use crate::store::tx::{self, Begun, Trouble};
 
-/// Runs a statement on a connection.
+/// Runs a statement on a connection, and waits so long for its answer.
 pub(super) async fn answer(
-    connection: &mut PgConnection,
+    wire: &mut Wire,
     statement: &Statement,
     count: &AtomicU64,
+    patience: Duration,
 ) -> Result<Answer, sqlx::Error> {
     count.fetch_add(1, Ordering::Relaxed);
+    let answer = within(patience, run(wire.ask()?, statement)).await;
+    wire.heard(&answer);
+    answer
+}
+
+async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Answer, sqlx::Error> {
     let mut query = match statement.for_postgres() {
         Cow::Borrowed(text) => sqlx::query(text),
         Cow::Owned(text) => sqlx::query(AssertSqlSafe(text)).persistent(false),
@@ -106,7 +113,7 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A connection on which a transaction runs.
 pub(super) struct Session {
-    connection: PoolConnection<Postgres>,
+    wire: Wire,
     count: Arc<AtomicU64>,
     home: Arc<str>,
     low_water: Option<Arc<LowWater>>,
@@ -120,19 +127,23 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        connection: PoolConnection<Postgres>,
-        count: Arc<AtomicU64>,
-        home: Arc<str>,
-        patience: Duration,
-    ) -> Self {
-        Self { connection, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
+    pub(super) fn new(wire: Wire, count: Arc<AtomicU64>, home: Arc<str>, patience: Duration) -> Self {
+        Self { wire, count, home, low_water: None, patience, open: false, failed: false, trouble: None }
     }
 
     /// It is one of a daemon, which knows where the queue begins.
     pub(super) fn knowing(mut self, low_water: Arc<LowWater>) -> Self {
         self.low_water = Some(low_water);
         self
+    }
+
+    async fn say(&mut self, word: &'static str, patience: Duration) -> Result<(), sqlx::Error> {
+        let said = match self.wire.ask() {
+            Ok(connection) => within(patience, sqlx::raw_sql(word).execute(connection)).await,
+            Err(error) => Err(error),
+        };
+        self.wire.heard(&said);
+        said.map(drop)
     }
 
     fn fails(&mut self, error: sqlx::Error) -> Error {
@@ -155,7 +166,11 @@ impl tx::Session for Session {
         let first = opening.and_then(held).unwrap_or_else(|| CLOCK.to_owned());
         let holds = first != CLOCK;
         let text = format!("BEGIN;{patience} {first}");
-        let begun = sqlx::raw_sql(AssertSqlSafe(text)).fetch_optional(&mut *self.connection).await;
+        let begun = match self.wire.ask() {
+            Ok(connection) => within(IN_LINE, sqlx::raw_sql(AssertSqlSafe(text)).fetch_optional(connection)).await,
+            Err(error) => Err(error),
+        };
+        self.wire.heard(&begun);
         let begun = begun.and_then(|row| {
             let told = row.as_ref().map(|row| row.try_get("now")).transpose()?;
             let baton = row.filter(|_| holds).map(|row| row.try_get("baton")).transpose()?;
@@ -165,7 +180,7 @@ impl tx::Session for Session {
     }
 
     async fn run(&mut self, statement: Statement) -> Result<Answer> {
-        match answer(&mut self.connection, &statement, &self.count).await {
+        match answer(&mut self.wire, &statement, &self.count, IN_LINE.max(self.patience * 3)).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
                 let text = statement.for_postgres();
@@ -180,8 +195,8 @@ impl tx::Session for Session {
             let why = "a statement of this transaction failed, and its work went on regardless";
             return Err(Error::new(Reason::Internal, why));
         }
-        match sqlx::raw_sql("COMMIT").execute(&mut *self.connection).await {
-            Ok(_) => {
+        match self.say("COMMIT", IN_LINE).await {
+            Ok(()) => {
                 self.open = false;
                 Ok(())
             }
@@ -201,7 +216,7 @@ impl tx::Session for Session {
 
     async fn rollback(&mut self) {
         if self.open && self.trouble != Some(Trouble::Lost) {
-            self.open = sqlx::raw_sql("ROLLBACK").execute(&mut *self.connection).await.is_err();
+            self.open = self.say("ROLLBACK", SILENCE).await.is_err();
         }
     }
 
@@ -226,7 +241,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.open {
             // Nobody shall go on in what was left open here.
-            self.connection.close_on_drop();
+            self.wire.give_up();
         }
     }
 }

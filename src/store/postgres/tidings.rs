@@ -6,26 +6,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{Notify, broadcast};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::pause;
+use super::{Readers, pause};
 use crate::error::{Result, report};
 use crate::model::id::LeaseId;
 use crate::store::claiming::{Level, LowWater};
-use crate::store::readers::Readers;
 use crate::store::row::Columns;
 use crate::store::statement::sql;
-use crate::store::{News, events};
+use crate::store::{self, News, events};
 
 const CHANNEL: &str = "drydock";
+/// What is said to nobody but oneself.
+const ALIVE: &str = "alive";
 /// At most one NOTIFY in this time: a commit that notifies takes a lock of the whole server.
 const TELLING: Duration = Duration::from_millis(10);
 /// Between two looks for events whose turn has not come, because older transactions are still under way.
 const TURN: Duration = Duration::from_millis(4);
 /// After a failure.
 const AGAIN: Duration = Duration::from_millis(500);
+/// We tell ourselves that we are there, so that a connection on which nothing comes is known from one on which nothing can.
+const PULSE: Duration = Duration::from_mins(1);
+/// Without as much as our own word for so long we listen on another connection.
+const DEAF: Duration = Duration::from_secs(150);
 /// Ready tasks that are heard of at a time.
 const HEARD: i64 = 64;
 
@@ -104,6 +110,7 @@ impl Tidings {
         }
         let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
         match (words.next(), words.next()) {
+            (Some(ALIVE), _) => {}
             (Some("-"), _) => self.heard(None),
             (band, ord) => match (number(band), number(ord)) {
                 (Some(band), Some(ord)) => self.heard(Some(Level { band, ord })),
@@ -118,9 +125,9 @@ impl Tidings {
 #[derive(Clone)]
 pub(super) struct Watch {
     pub(super) tidings: Arc<Tidings>,
-    pub(super) readers: Arc<Readers>,
-    /// Connections to listen and to tell.
-    pub(super) aside: PgPool,
+    pub(super) readers: Arc<store::readers::Readers>,
+    /// Connections to tell.
+    pub(super) aside: Readers,
     pub(super) news: broadcast::Sender<Arc<News>>,
     pub(super) stop: CancellationToken,
 }
@@ -207,9 +214,12 @@ impl Watch {
     /// Tells others, at most so often, on a connection of its own and outside of every transaction that does work.
     async fn tell(&self) {
         loop {
-            self.tidings.to_tell.notified().await;
-            let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(self.tidings.telling());
-            let told = told.execute(&self.aside).await;
+            let words = match timeout(PULSE, self.tidings.to_tell.notified()).await {
+                Ok(()) => self.tidings.telling(),
+                Err(_) => format!("{} {ALIVE}", self.tidings.me),
+            };
+            let told = sql("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(words);
+            let told = self.aside.look(&told).await;
             if let Err(error) = told {
                 tracing::warn!(error = %report(&error), "cannot tell other daemons; trying again");
                 // How far is forgotten.
@@ -231,11 +241,21 @@ impl Watch {
     }
 
     async fn hear_out(&self) -> Result<(), sqlx::Error> {
-        let mut listener = PgListener::connect_with(&self.aside).await?;
+        // A pool of its own: whoever leaves a silent connection leaves its place in the pool too.
+        let options = self.aside.wires.connect_options().as_ref().clone();
+        let own = PgPoolOptions::new().max_connections(1).acquire_timeout(AGAIN * 10).connect_lazy_with(options);
+        let mut listener = PgListener::connect_with(&own).await?;
         listener.listen(CHANNEL).await?;
         self.tidings.look_around();
         loop {
-            match listener.try_recv().await? {
+            let Ok(told) = timeout(DEAF, listener.try_recv()).await else {
+                tracing::warn!(
+                    "nothing is heard of other daemons, not even of ourselves; listening on another connection"
+                );
+                self.tidings.look_around();
+                return Ok(());
+            };
+            match told? {
                 Some(told) => self.tidings.told(told.payload()),
                 // The connection was lost and is there again.
                 None => self.tidings.look_around(),

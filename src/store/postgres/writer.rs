@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use sqlx::postgres::PgPool;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::session::{self, Session};
 use super::tidings::Tidings;
+use super::wire::Wires;
 use super::{Readers, failure, pause};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result, report};
@@ -26,11 +26,13 @@ const RUNS: u32 = 60;
 const CONNECTIONS: u32 = 5;
 /// No operation begins again after this.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// No operation begins again after this on yet another connection: they are not lost, the database is.
+const PATIENCE_WHEN_LOST: Duration = Duration::from_secs(5);
 
 /// What runs operations.
 #[derive(Clone)]
 pub(in crate::store) struct Writer {
-    pub(super) pool: PgPool,
+    pub(super) wires: Wires,
     pub(super) aside: Readers,
     pub(super) clock: SharedClock,
     pub(super) news: broadcast::Sender<Arc<News>>,
@@ -67,7 +69,8 @@ impl Writer {
         let begun = Instant::now();
         let (mut met, mut lost) = (0_u32, 0_u32);
         loop {
-            let is_last = met + 1 >= RUNS || lost + 1 >= CONNECTIONS || begun.elapsed() > PATIENCE;
+            let patience = if lost == 0 { PATIENCE } else { PATIENCE_WHEN_LOST };
+            let is_last = met + 1 >= RUNS || lost + 1 >= CONNECTIONS || begun.elapsed() > patience;
             // Longer each time: a lock that is merely slow in coming is got in the end.
             let patience = (session::PATIENCE * (met + 1)).min(Duration::from_secs(3));
             let (trouble, again, error) = match self.run(operation, patience).await {
@@ -96,12 +99,12 @@ impl Writer {
 
     /// Runs an operation in a transaction.
     async fn run(&self, mut operation: Box<dyn Operation>, patience: Duration) -> End {
-        let connection = match self.pool.acquire().await {
-            Ok(connection) => connection,
+        let wire = match self.wires.take().await {
+            Ok(wire) => wire,
             Err(error) => return end(failure::trouble(&error), operation, failure::failed(error)),
         };
         let meter = Meter::start(&self.metrics, 1);
-        let session = Session::new(connection, Arc::clone(&self.count), Arc::clone(&self.home), patience);
+        let session = Session::new(wire, Arc::clone(&self.count), Arc::clone(&self.home), patience);
         let session = session.knowing(Arc::clone(&self.tidings.low_water));
         let mut tx = Tx::new(Box::new(session), Arc::clone(&self.clock));
         if let Err(error) = tx.begin(operation.opening()).await {

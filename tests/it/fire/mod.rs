@@ -12,4 +12,5 @@ mod nemesis;
 mod proxy;
 mod races;
 mod server;
+mod silence;
 mod storm;

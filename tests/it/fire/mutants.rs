@@ -85,3 +85,9 @@ fn without_the_row_lock_an_end_is_missed() {
 fn waking_all_costs_claims() {
     assert_red("wake-all", "fire::mutants::a_place_that_becomes_free_wakes_one", "claims for 30 leases");
 }
+
+#[test]
+fn without_its_return_a_daemon_is_taken_for_dead() {
+    let test = "store::on_postgres::a_daemon_that_lives_takes_back_what_was_made_of_its_claims";
+    assert_red("no-return", test, "its daemon has not died");
+}

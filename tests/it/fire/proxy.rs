@@ -18,6 +18,8 @@ pub(super) struct Weather {
     delay: Duration,
     /// Nothing goes through, and nobody is told.
     dead: bool,
+    /// Raised each time that the connections there are fall silent for good, and new ones do not.
+    stalls: u64,
 }
 
 /// One daemon's wire.
@@ -57,9 +59,14 @@ impl Proxy {
         self.weather.send_modify(|weather| weather.dead = true);
     }
 
+    /// From now on nothing arrives on the connections that there are: as when a wall between forgets them.
+    pub(super) fn stall(&self) {
+        self.weather.send_modify(|weather| weather.stalls += 1);
+    }
+
     /// As on a fine day; what was held up arrives.
     pub(super) fn clear(&self) {
-        self.weather.send_modify(|weather| *weather = Weather { cuts: weather.cuts, ..Weather::default() });
+        self.weather.send_modify(|weather| *weather = Weather { dead: false, delay: Duration::ZERO, ..*weather });
     }
 }
 
@@ -76,13 +83,13 @@ async fn accept(listener: TcpListener, server: PathBuf, weather: Arc<watch::Send
 async fn wire(client: TcpStream, server: &Path, weather: watch::Receiver<Weather>) {
     // No server: the connection ends, as if nobody listened there.
     let Ok(server) = UnixStream::connect(server).await else { return };
-    let cuts = weather.borrow().cuts;
+    let Weather { cuts, stalls, .. } = *weather.borrow();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let mut cut = weather.clone();
     tokio::select! {
-        () = pass(from_client, to_server, weather.clone()) => {}
-        () = pass(from_server, to_client, weather) => {}
+        () = pass(from_client, to_server, weather.clone(), stalls) => {}
+        () = pass(from_server, to_client, weather, stalls) => {}
         _ = cut.wait_for(|weather| weather.cuts > cuts) => {}
     }
 }
@@ -91,6 +98,7 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut weather: watch::Receiver<Weather>,
+    stalls: u64,
 ) {
     let mut piece = vec![0; 16 << 10];
     while let Ok(length) = from.read(&mut piece).await {
@@ -102,7 +110,7 @@ async fn pass(
             // Sooner when it clears up.
             let _ = tokio::time::timeout(delay, weather.wait_for(|weather| weather.delay.is_zero())).await;
         }
-        if weather.wait_for(|weather| !weather.dead).await.is_err() {
+        if weather.wait_for(|weather| !weather.dead && weather.stalls == stalls).await.is_err() {
             return;
         }
         if to.write_all(&piece[..length]).await.is_err() {

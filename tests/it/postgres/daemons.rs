@@ -38,6 +38,11 @@ impl Daemon {
     }
 
     pub(super) fn on(folder: TempDir, database: &str) -> Self {
+        Self::with(folder, database, &[])
+    }
+
+    /// With more in its environment.
+    pub(super) fn with(folder: TempDir, database: &str, more: &[(&str, &str)]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_drydock"))
             .args(["serve", "--workers", "2", "--database", database, "--data-dir"])
             .arg(folder.path())
@@ -46,6 +51,7 @@ impl Daemon {
             .env("HOME", folder.path())
             .env("DRYDOCK_STOCK_BLUEPRINTS", "true")
             .env("DRYDOCK_LOG", "error")
+            .envs(more.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()

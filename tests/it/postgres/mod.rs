@@ -10,6 +10,7 @@ mod forwarding;
 mod secure;
 mod server;
 mod sharing;
+mod takeover;
 
 use std::cell::Cell;
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use drydock::error::{Error, Reason};
 use drydock::model::id::TaskId;
+use drydock::model::task::{MAX_CRASHES, MAX_DEATHS};
 use drydock::model::{Lease, LeaseState, TaskState};
-use drydock::store::{Baton, CLAIM_LENGTH, Committed, Next, Scope, Wait};
+use drydock::store::{Baton, CLAIM_LENGTH, Claim, Committed, Next, Scope, Wait};
 use futures::future::join_all;
 
 use super::ground::{Ground, lease};
@@ -63,7 +64,7 @@ pub(super) async fn a_claim_that_is_renewed_does_not_lapse(ground: Ground) {
     let renewed = ground.store.renew_claim(&claim).await.unwrap();
     assert_eq!(renewed, Some(NOON + 20_000_000 + CLAIM_LENGTH));
     ground.clock.advance(Duration::from_secs(20));
-    assert!(!ground.store.has_lapsed_claims().await.unwrap());
+    assert!(!ground.store.has_lapses("daemon").await.unwrap());
     assert_eq!(ground.store.reap(false).await.unwrap().returned, 0);
     assert_eq!(ground.settle(&claim, Next::Again).await, Committed::Done(None));
 }
@@ -72,7 +73,7 @@ pub(super) async fn a_lapsed_claim_goes_back_and_its_step_leaves_nothing(ground:
     ground.insert(&lease()).await;
     let stale = ground.claim().await.unwrap();
     ground.clock.advance(Duration::from_secs(31));
-    assert!(ground.store.has_lapsed_claims().await.unwrap());
+    assert!(ground.store.has_lapses("daemon").await.unwrap());
     assert_eq!(ground.store.reap(false).await.unwrap().returned, 1);
     assert_eq!(ground.store.renew_claim(&stale).await.unwrap(), None);
     assert_eq!(ground.settle(&stale, Next::Done).await, Committed::FenceLost);
@@ -132,6 +133,88 @@ pub(super) async fn a_claim_that_is_handed_back_counts_as_no_crash(ground: Groun
     }
     let claim = ground.claim().await.unwrap();
     assert_eq!(ground.task(&claim.task).await.crashes, 0);
+}
+
+async fn claim_as(ground: &Ground, lease: &Lease, worker: &str) -> Claim {
+    let scope = Scope::Root(lease.id.clone());
+    ground.store.claim(&scope, worker).await.unwrap().expect("it is ready")
+}
+
+pub(super) async fn who_dies_in_company_is_given_more_deaths_and_no_more(ground: Ground) {
+    let (killer, innocent) = (ground.insert(&lease()).await, ground.insert(&lease()).await);
+    let task = ground.task_of(killer.id.clone()).await.id;
+    for death in 1..=MAX_DEATHS {
+        let daemon = format!("daemon-{death}");
+        claim_as(&ground, &killer, &format!("{daemon}/w0")).await;
+        claim_as(&ground, &innocent, &format!("{daemon}/w1")).await;
+        ground.store.reap(true).await.unwrap();
+        let now = ground.task(&task).await;
+        assert_eq!((now.crashes, now.company), (death, death));
+        assert_eq!(now.state == TaskState::Dead, death == MAX_DEATHS, "{death}");
+        // The other one gets on with its step elsewhere, and is suspected of nothing any more.
+        let claim = claim_as(&ground, &innocent, "other/w0").await;
+        assert_eq!(ground.settle(&claim, Next::Again).await, Committed::Done(None));
+    }
+    assert_eq!(ground.store.reap(true).await.unwrap().poisoned, [killer.id.clone().into()]);
+    // Alone it takes fewer, however many there were in company.
+    let id = task.clone();
+    let retry = ground.store.write(move |tx| {
+        let id = id.clone();
+        Box::pin(async move { tx.retry_task(&id).await })
+    });
+    retry.await.unwrap();
+    claim_as(&ground, &killer, "company/w0").await;
+    claim_as(&ground, &innocent, "company/w1").await;
+    ground.store.reap(true).await.unwrap();
+    for death in 1..=MAX_CRASHES {
+        claim_as(&ground, &killer, &format!("alone-{death}/w0")).await;
+        ground.store.reap(true).await.unwrap();
+        let now = ground.task(&task).await;
+        assert_eq!((now.crashes, now.company, now.state == TaskState::Dead), (death + 1, 1, death == MAX_CRASHES));
+    }
+}
+
+pub(super) async fn claims_of_one_daemon_that_lapse_one_after_the_other_are_in_company(ground: Ground) {
+    let (first, second) = (ground.insert(&lease()).await, ground.insert(&lease()).await);
+    claim_as(&ground, &first, "dead/w0").await;
+    ground.clock.advance(Duration::from_secs(10));
+    claim_as(&ground, &second, "dead/w1").await;
+    for lease in [&first, &second] {
+        ground.clock.advance(Duration::from_micros(CLAIM_LENGTH.unsigned_abs()) - Duration::from_secs(5));
+        assert_eq!(ground.store.reap(false).await.unwrap().returned, 1);
+        let task = ground.task_of(lease.id.clone()).await;
+        assert_eq!((task.crashes, task.company), (1, 1));
+        ground.clock.advance(Duration::from_secs(1));
+    }
+}
+
+pub(super) async fn a_daemon_that_lives_takes_back_what_was_made_of_its_claims(ground: Ground) {
+    let lease = ground.insert(&lease()).await;
+    let task = ground.task_of(lease.id.clone()).await.id;
+    for _ in 0..2 * MAX_DEATHS {
+        let late = claim_as(&ground, &lease, "late/w0").await;
+        ground.clock.advance(Duration::from_secs(31));
+        // It stands still, and another takes it for dead.
+        assert_eq!(ground.store.sweep("other").await.unwrap().returned, 1);
+        assert_eq!(ground.task(&task).await.crashes, 1);
+        assert!(ground.store.has_lapses("late").await.unwrap() && !ground.store.has_lapses("other").await.unwrap());
+        ground.store.sweep("late").await.unwrap();
+        assert_eq!(ground.task(&task).await.crashes, 0, "its daemon has not died");
+        assert!(!ground.store.has_lapses("late").await.unwrap());
+        assert_eq!(ground.settle(&late, Next::Done).await, Committed::FenceLost);
+        // It looks first: then it was none.
+        claim_as(&ground, &lease, "late/w0").await;
+        ground.clock.advance(Duration::from_secs(31));
+        ground.store.sweep("late").await.unwrap();
+        let now = ground.task(&task).await;
+        assert_eq!((now.state, now.crashes), (TaskState::Ready, 0));
+    }
+    // One that was really made by another stays.
+    claim_as(&ground, &lease, "dead/w0").await;
+    ground.clock.advance(Duration::from_secs(31));
+    ground.store.sweep("late").await.unwrap();
+    ground.store.sweep("late").await.unwrap();
+    assert_eq!(ground.task(&task).await.crashes, 1);
 }
 
 /// Parks for a pool that nobody serves.
