@@ -204,10 +204,11 @@ impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
-        if let Some(root) = claim.root.as_ref().filter(|_| self.may_wait_for_tree()) {
-            if !matches!(claim.subject, Subject::Resource(_)) && !without(Rule::Fence) {
-                return self.hold_at_once(claim, root).await;
-            }
+        if let Some(root) = claim.root.as_ref().filter(|_| self.may_wait_for_tree())
+            && !matches!(claim.subject, Subject::Resource(_))
+            && !without(Rule::Fence)
+        {
+            return self.hold_at_once(claim, root).await;
         }
         if let Some(root) = &claim.root {
             self.lock_tree(root).await?;
