@@ -65,11 +65,7 @@ impl Engine {
     ///
     /// # Errors
     /// `STORE_UNAVAILABLE`, with nothing known of what was done, beside those of the call.
-    pub(super) async fn in_time<T>(
-        &self,
-        wait: Duration,
-        call: Pin<Box<impl Future<Output = Result<T>>>>,
-    ) -> Result<T> {
+    pub async fn in_time<T>(&self, wait: Duration, call: Pin<Box<impl Future<Output = Result<T>>>>) -> Result<T> {
         if !self.store.is_shared() {
             return call.await;
         }

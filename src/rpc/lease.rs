@@ -64,11 +64,15 @@ impl LeaseService for LeaseRpc {
         let wait = check::patience("wait", sent.wait.take().as_ref(), Duration::ZERO, deadline.as_ref())?;
         let request_id = take(&mut sent.request_id);
         let key = check::request_key("AcquireLease", &request_id, &sent)?;
+        let (ask, until) = (convert::ask(sent)?, Instant::now() + wait);
         // First the id, then the wait: a server that goes down in between still tells the id.
-        let view = self.engine.acquire(&caller, convert::ask(sent)?, key, Duration::ZERO).await?;
-        let done = view.lease.state == LeaseState::Active || view.lease.state.has_ended() || wait.is_zero();
-        let view =
-            if done { view } else { self.wait(&caller, view.lease.id.as_str(), LeaseState::Active, wait).await? };
+        let call = async {
+            let view = self.engine.acquire(&caller, ask, key, Duration::ZERO).await?;
+            let patience = until.saturating_duration_since(Instant::now());
+            let done = view.lease.state == LeaseState::Active || view.lease.state.has_ended() || patience.is_zero();
+            if done { Ok(view) } else { self.wait(&caller, view.lease.id.as_str(), LeaseState::Active, patience).await }
+        };
+        let view = self.engine.in_time(wait, Box::pin(call)).await?;
         Ok(Response::new(AcquireLeaseResponse { lease: Some(convert::lease(view)) }))
     }
 
@@ -159,9 +163,14 @@ impl LeaseService for LeaseRpc {
         let key = check::request_key("ReleaseLease", &request_id, &sent)?;
         let id = check::required("lease_id", &sent.lease_id)?;
         let comment = check::comment(&sent.comment)?;
-        let view = self.engine.release_lease(&caller, id, comment, sent.force, key, Duration::ZERO).await?;
-        let done = view.lease.state == LeaseState::Destroyed || wait.is_zero();
-        let view = if done { view } else { self.wait(&caller, id, LeaseState::Destroyed, wait).await? };
+        let until = Instant::now() + wait;
+        let call = async {
+            let view = self.engine.release_lease(&caller, id, comment, sent.force, key, Duration::ZERO).await?;
+            let patience = until.saturating_duration_since(Instant::now());
+            let done = view.lease.state == LeaseState::Destroyed || patience.is_zero();
+            if done { Ok(view) } else { self.wait(&caller, id, LeaseState::Destroyed, patience).await }
+        };
+        let view = self.engine.in_time(wait, Box::pin(call)).await?;
         Ok(Response::new(ReleaseLeaseResponse { lease: Some(convert::lease(view)) }))
     }
 
