@@ -58,15 +58,15 @@ pub(super) async fn a_request_is_remembered_for_a_day_with_its_body(ground: Grou
 pub(super) async fn effects_are_begun_once_and_remembered(ground: Ground) {
     let resource = ground.insert_resource(&resource()).await;
     let store = &ground.store;
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({"url": "x"})).await.unwrap(), None);
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({})).await.unwrap(), Some(None));
-    store.finish_effect(&resource.id, "clone", &json!({"commit": "abc"})).await.unwrap();
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({"url": "x"}), None).await.unwrap(), None);
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({}), None).await.unwrap(), Some(None));
+    store.finish_effect(&resource.id, "clone", &json!({"commit": "abc"}), None).await.unwrap();
     let done = Some(Some(json!({"commit": "abc"})));
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({})).await.unwrap(), done);
-    store.begin_effect(&resource.id, "make", &json!({})).await.unwrap();
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({}), None).await.unwrap(), done);
+    store.begin_effect(&resource.id, "make", &json!({}), None).await.unwrap();
     let all = store.effects_of(&resource.id).await.unwrap();
     assert_eq!(all, [("clone".to_owned(), Some(json!({"commit": "abc"}))), ("make".to_owned(), None)]);
-    store.forget_effect(&resource.id, "clone").await.unwrap();
+    store.forget_effect(&resource.id, "clone", None).await.unwrap();
     let id = resource.id.clone();
     store
         .write(move |tx| {
