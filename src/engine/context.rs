@@ -172,7 +172,7 @@ impl Engine {
 
     /// What a step does it does in the name of its claim: one that was lost is let in nowhere that the next one has come to. So
     /// also what has no lease of its own, a resource that is built or taken down, cannot be acted on late.
-    fn guard_of(&self, claim: Option<&Claim>) -> Guard {
+    pub(super) fn guard_of(&self, claim: Option<&Claim>) -> Guard {
         match claim.filter(|_| self.store.is_shared()) {
             Some(claim) => Guard::of_step(&claim.subject.to_string(), claim.attempt, claim.lapsed),
             None => Guard::default(),

@@ -11,7 +11,7 @@ use super::idle::{Stay, after_lease};
 use super::narrate::Told;
 use super::slots::give_back_slots;
 use super::steps::{KindRules, later, retry};
-use crate::blueprint::{Failure, Step};
+use crate::blueprint::{Context, Failure, Step};
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{LeaseId, ResourceId, Subject};
@@ -96,6 +96,7 @@ impl Engine {
             .await;
         if let Some((kind, ctx)) = undo.filter(|_| in_vain.load(Ordering::Relaxed)) {
             // It was sent back to the queue while it was set up: nobody else will know of what was made on that resource.
+            let ctx = Context { guard: self.guard_of(Some(claim)), ..ctx };
             if let Step::Failed(failure) = kind.clean(&ctx).await {
                 tracing::warn!(error = %words(&failure), "what was set up on a resource that has ended cannot be cleaned up");
             }

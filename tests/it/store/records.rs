@@ -78,6 +78,26 @@ pub(super) async fn effects_are_begun_once_and_remembered(ground: Ground) {
     assert_eq!(store.effects_of(&resource.id).await.unwrap(), []);
 }
 
+pub(super) async fn who_has_lost_a_claim_writes_no_effects(ground: Ground) {
+    let resource = ground.insert_resource(&resource()).await;
+    let store = &ground.store;
+    let stale = ground.claim_of(resource.id.clone()).await;
+    let (one, two) = (json!({"nth": 1}), json!({"nth": 2}));
+    assert_eq!(store.begin_effect(&resource.id, "clone", &one, Some(&stale)).await.unwrap(), None);
+    ground.clock.advance(Duration::from_secs(31));
+    assert_eq!(store.reap(false).await.unwrap().returned, 1);
+    let fresh = ground.claim_of(resource.id.clone()).await;
+    store.finish_effect(&resource.id, "clone", &two, Some(&fresh)).await.unwrap();
+
+    let lost = |outcome: drydock::error::Result<()>| assert_eq!(outcome.unwrap_err().reason, Reason::EtagMismatch);
+    lost(store.begin_effect(&resource.id, "more", &one, Some(&stale)).await.map(drop));
+    lost(store.finish_effect(&resource.id, "clone", &one, Some(&stale)).await);
+    lost(store.forget_effect(&resource.id, "clone", Some(&stale)).await);
+    assert_eq!(store.effects_of(&resource.id).await.unwrap(), [("clone".to_owned(), Some(two))]);
+    store.forget_effect(&resource.id, "clone", Some(&fresh)).await.unwrap();
+    assert_eq!(store.effects_of(&resource.id).await.unwrap(), []);
+}
+
 /// A lease whose life is over since then, its task done.
 async fn ended(ground: &Ground, at: i64) -> Lease {
     let lease = Lease { destroy_time: Some(at), ..lease() };
