@@ -195,16 +195,18 @@ impl Clerk {
         })
     }
 
-    /// Tells, once the launched program can be known by its environment or is gone, whether it was let in.
+    /// Whether the launched program can be known by its environment, or is gone: not, as long as it is about to be started.
     ///
     /// # Errors
-    /// `LEASE_NOT_ACTIVE` when it was not, `NO_SPACE` when that could not be written down.
-    pub(super) async fn launched(&self, launch: &Launch<'_>, pid: i64) -> Result<()> {
+    /// `LEASE_NOT_ACTIVE` when it was not let in, `NO_SPACE` when it could not be written down.
+    pub(super) async fn launched(&self, launch: &Launch<'_>, pid: i64) -> Result<bool> {
         let record = quoted_path(&launch.records.join(pid.to_string()));
-        let answer = self.ask(&[b"dd_launched_as", &record]).await?;
-        match String::from_utf8_lossy(&answer.body).trim().split_once(' ') {
-            Some(("!", why @ ("fenced" | "full"))) => Err(refused(why, launch.cwd)),
-            _ => Ok(()),
+        let answer = self.ask(&[b"dd_launched_as", &record, &quoted(launch.id)]).await?;
+        match String::from_utf8_lossy(&answer.body).trim() {
+            "young" => Ok(false),
+            "! fenced" => Err(refused("fenced", launch.cwd)),
+            "! full" => Err(refused("full", launch.cwd)),
+            _ => Ok(true),
         }
     }
 }

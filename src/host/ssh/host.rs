@@ -30,7 +30,7 @@ const LONG_WORK: Duration = Duration::from_mins(10);
 /// A machine that answers later than this is busy, if it lives.
 const BUSY: Duration = Duration::from_secs(8);
 /// From the start of a launched program until it can be known by its environment.
-const KNOWN: u32 = 200;
+const KNOWN: u32 = 1000;
 
 /// A machine that is reached over ssh.
 #[derive(Clone)]
@@ -160,17 +160,13 @@ impl Host for SshHost {
         };
         let clerk = self.clerk().await?;
         let pid = clerk.launch(&launch).await?;
-        let keeper = self.crew.keeper().await?;
         // A moment passes between a program's start and its environment's being there to be read, by which it is known.
         for _ in 0..KNOWN {
-            if keeper.runs(pid, &command.lease_id).await?
-                || keeper.strike(None, pid, &command.process_id, "").await? == 0
-            {
+            if clerk.launched(&launch, pid).await? {
                 break;
             }
             let _ = timeout(Duration::from_millis(5), std::future::pending::<()>()).await;
         }
-        clerk.launched(&launch, pid).await?;
         Ok(pid)
     }
 

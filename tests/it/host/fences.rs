@@ -1,7 +1,8 @@
 //! What comes late in the name of a lease that has ended: the machine refuses it, and nothing of it is to be seen.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use drydock::error::{Error, Reason};
@@ -275,33 +276,36 @@ async fn what_is_being_launched_is_waited_for(yard: Yard) {
     let pipe = yard.host.data_dir().join("fences/lease_pipe");
     std::fs::create_dir_all(pipe.parent().unwrap()).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let feed = |pipe: PathBuf| {
-        tokio::task::spawn_blocking(move || writeln!(std::fs::File::options().write(true).open(pipe).unwrap(), "0"))
+    // Opened without waiting, which works as soon as somebody is about to read.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let reader = async |what| {
+        let open = || std::fs::File::options().write(true).custom_flags(nonblock).open(&pipe).ok();
+        eventually(what, async || open()).await
     };
     let sleep = command(&yard, &["sleep", "1000"], Path::new("/"));
     let log = yard.data.path().join("log");
+    let launching = {
+        let (host, sleep, log) = (place.host.clone(), sleep.clone(), log.clone());
+        tokio::spawn(async move { host.launch(sleep, &log).await })
+    };
     // The first look is whether it can be started at all.
-    let (launching, looked) = tokio::join!(
-        {
-            let (host, sleep, log) = (place.host.clone(), sleep.clone(), log.clone());
-            async { tokio::spawn(async move { host.launch(sleep, &log).await }) }
-        },
-        feed(pipe.clone())
-    );
-    looked.unwrap().unwrap();
+    writeln!(reader("the first look").await, "0").unwrap();
     let launches = yard.host.data_dir().join("launches");
     eventually("it is about to start", async || {
         std::fs::read_dir(&launches).is_ok_and(|all| all.count() == 1).then_some(())
     })
     .await;
+    let mut looks = reader("the second look").await;
     let (host, off) = (yard.host.clone(), fence(&yard, 1));
     let lease = yard.lease.clone();
     let mut cleaning = tokio::spawn(async move {
         host.fence_off(&off).await?;
         host.end_strays(&lease).await
     });
-    assert!(timeout(Duration::from_millis(300), &mut cleaning).await.is_err(), "it waits for nothing");
-    feed(pipe).await.unwrap().unwrap();
+    let waited = timeout(Duration::from_millis(300), &mut cleaning).await;
+    assert!(waited.is_err(), "it waits for nothing: {waited:?}");
+    writeln!(looks, "0").unwrap();
+    drop(looks);
     cleaning.await.unwrap().unwrap();
     let launched = timeout(PATIENCE, launching).await.unwrap().unwrap();
     if let Ok(pid) = launched {

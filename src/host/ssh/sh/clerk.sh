@@ -151,10 +151,28 @@ dd_note() {
     { printf '%s\n' "$1" >"$dd_noted"; } 2>/dev/null
 }
 
-# What became of the launch of which $1 tells.
+# What became of the launch of which $1 tells: whether it is no program yet, or else, for the last time, why it was refused.
 dd_launched_as() {
-    dd_line='! full'
+    dd_line='! full' dd_pid=${1##*/}
     read -r dd_line <"$1"
+    case $dd_line in
+    !*) ;;
+    *)
+        if dd_look_at "$dd_pid"; then
+            case $dd_state in
+            Z | X) ;;
+            *)
+                if [ -z "$(dd_holding "DRYDOCK_PROCESS_ID=$2" "/proc/$dd_pid/environ")" ]; then
+                    printf young
+                    return
+                fi
+                ;;
+            esac
+        fi
+        # It may have been refused in between.
+        read -r dd_line <"$1"
+        ;;
+    esac
     rm -f -- "$1"
     printf %s "$dd_line"
 }
