@@ -66,7 +66,8 @@ impl Engine {
             Some(resource) if resource.state == ResourceState::Active => {
                 let (record, kind) = self.blueprint_of(&resource).await?;
                 let running = self.running.begin(claim, &lost);
-                let ctx = self.context(&resource, record, Some(lease.clone()), Some(claim), running.cancel.clone()).await?;
+                let ctx =
+                    self.context(&resource, record, Some(lease.clone()), Some(claim), running.cancel.clone()).await?;
                 let facts = kind.lease_facts(&resource, &lease);
                 let step = match kind.prepare(&ctx).await {
                     Step::Ready(more) => Step::Ready(facts.into_iter().chain(more).collect()),

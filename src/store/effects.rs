@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use super::{Claim, Store};
 use super::row::{Columns, from_json, json};
 use super::statement::sql;
+use super::{Claim, Store};
 use crate::error::Result;
 use crate::model::id::ResourceId;
 

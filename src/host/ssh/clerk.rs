@@ -27,7 +27,8 @@ impl Clerk {
     /// # Errors
     /// As [`Link::open`].
     pub(super) async fn start(link: &dyn Link) -> Result<Self> {
-        let (talk, _) = Talk::open(link, Purpose::Control, compact(&format!("{START}{FIND}{CLERK}")).as_bytes()).await?;
+        let (talk, _) =
+            Talk::open(link, Purpose::Control, compact(&format!("{START}{FIND}{CLERK}")).as_bytes()).await?;
         Ok(Self { talk })
     }
 
@@ -238,7 +239,10 @@ pub(super) fn refused(why: &str, cwd: &Path) -> Error {
         "denied" => {
             Error::new(Reason::PermissionDenied, format!("working directory {cwd} cannot be used: permission denied"))
         }
-        "fenced" => Error::new(Reason::LeaseNotActive, "what it was for has ended, or is in other hands, meanwhile; the host let nothing in"),
+        "fenced" => Error::new(
+            Reason::LeaseNotActive,
+            "what it was for has ended, or is in other hands, meanwhile; the host let nothing in",
+        ),
         "full" => {
             Error::new(Reason::NoSpace, "the host has no room to write down what runs; nothing ran: make room there")
         }

@@ -10,6 +10,7 @@ use drydock::host::fence::Fence;
 use drydock::host::guard::Guard;
 use drydock::host::{Command, Place, Process};
 use drydock::interface::filesystem::{Begun, Filesystem, Finish, WriteStart, files};
+use drydock::model::id::ResourceId;
 use tokio::time::timeout;
 
 use super::{Machine, Shell, Yard, everywhere, sshd};
@@ -122,28 +123,30 @@ async fn who_is_let_in_while_it_is_fenced_off_is_found(yard: Yard) {
 
 /// Those that go by way of a script, and by the keeper's.
 async fn what_is_on_a_machine_is_not_changed_late(yard: Yard) {
-    let folder = yard.host.data_dir().join("resources/res_a.httpd");
+    // Of nobody else on this machine.
+    let owner = ResourceId::new(1).to_string();
+    let folder = yard.host.data_dir().join("resources/site.httpd");
     let (old, new) = (behind(&yard, 1), behind(&yard, 2));
     new.host.make_folder(&folder).await.unwrap();
     let (site, long) = (folder.join("site.json"), "x".repeat(20_000));
     old.host.write_text(&site, "one").await.unwrap();
-    let server = Command { lease_id: "res_a".to_owned(), ..command(&yard, &["sleep", "1000"], Path::new("/")) };
+    let server = Command { lease_id: owner.clone(), ..command(&yard, &["sleep", "1000"], Path::new("/")) };
     let pid = new.host.launch(server, &folder.join("log")).await.unwrap();
     yard.host.fence_off(&fence(&yard, 1)).await.unwrap();
 
     refused(old.host.write_text(&site, "two").await);
     refused(old.host.write_text(&site, &long).await);
-    refused(old.host.stop(pid, "res_a", Duration::ZERO).await);
-    refused(old.host.end_strays("res_a").await);
+    refused(old.host.stop(pid, &owner, Duration::ZERO).await);
+    refused(old.host.end_strays(&owner).await);
     refused(old.host.remove_folder(&folder).await);
-    assert!(new.host.is_running(pid, "res_a").await);
+    assert!(new.host.is_running(pid, &owner).await);
     assert_eq!(old.host.read_text(&site).await.unwrap().as_deref(), Some("one"), "reading is nobody's loss");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2, "a temporary file is left");
 
     new.host.write_text(&site, &long).await.unwrap();
     assert_eq!(new.host.read_text(&site).await.unwrap(), Some(long));
-    new.host.stop(pid, "res_a", Duration::ZERO).await.unwrap();
-    new.host.end_strays("res_a").await.unwrap();
+    new.host.stop(pid, &owner, Duration::ZERO).await.unwrap();
+    new.host.end_strays(&owner).await.unwrap();
     new.host.remove_folder(&folder).await.unwrap();
     assert!(!lives(i32::try_from(pid).unwrap()) && !folder.exists());
 }
@@ -231,9 +234,11 @@ async fn a_write_meets_a_fence_and_is_whole_or_not_there(yard: Yard) {
 }
 
 async fn who_takes_a_step_over_shuts_the_one_before_out(yard: Yard) {
-    let old = Guard::of_step("res_a", 3, false).place(yard.place.clone());
-    let new = Guard::of_step("res_a", 4, true).place(yard.place.clone());
-    let other = Guard::of_step("res_b", 1, true).place(yard.place.clone());
+    // Of nobody else on this machine.
+    let (resource, another) = (ResourceId::new(1).to_string(), ResourceId::new(1).to_string());
+    let old = Guard::of_step(&resource, 3, false).place(yard.place.clone());
+    let new = Guard::of_step(&resource, 4, true).place(yard.place.clone());
+    let other = Guard::of_step(&another, 1, true).place(yard.place.clone());
     let folder = yard.host.data_dir().join("resources/res_a");
     old.host.make_folder(&folder).await.unwrap();
     let sleep = command(&yard, &["sleep", "1000"], Path::new("/"));

@@ -137,7 +137,10 @@ async fn a_step_that_was_taken_over_does_nothing_any_more() {
     })
     .await;
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "second");
-    assert!(!crate::place::lives(i32::try_from(*slow.pid.lock().unwrap()).unwrap()), "the command of the first runs on");
+    assert!(
+        !crate::place::lives(i32::try_from(*slow.pid.lock().unwrap()).unwrap()),
+        "the command of the first runs on"
+    );
     slow.go_on.notify_one();
     eventually("the first has tried all", async || (!slow.late.lock().unwrap().is_empty()).then_some(())).await;
     let (refused, lost) = (Reason::LeaseNotActive, Reason::EtagMismatch);

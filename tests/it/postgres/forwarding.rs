@@ -166,7 +166,8 @@ async fn a_daemon_that_is_stopped_is_unreachable_until_it_goes_on() {
         (told.map(|_| ()).map_err(|status| reason(&status)), start.elapsed())
     };
     // Under way over the connection that there is.
-    let mut frames = CommandServiceClient::new(other.channel().await).exec(sleeping(&lease)).await.unwrap().into_inner();
+    let mut frames =
+        CommandServiceClient::new(other.channel().await).exec(sleeping(&lease)).await.unwrap().into_inner();
     let process = started(&mut frames).await;
     strike(Signal::STOP);
     let start = Instant::now();

@@ -151,28 +151,22 @@ dd_note() {
     { printf '%s\n' "$1" >"$dd_noted"; } 2>/dev/null
 }
 
-# What became of the launch of which $1 tells: whether it is no program yet, or else, for the last time, why it was refused.
+# What became of the launch of which $1 tells, $2 being its mark: whether it is no program yet, which may be before it has told of
+# itself; else, for the last time, why it was refused.
 dd_launched_as() {
-    dd_line='! full' dd_pid=${1##*/}
+    if dd_look_at "${1##*/}"; then
+        case $dd_state in
+        Z | X) ;;
+        *)
+            if [ -z "$(dd_holding "DRYDOCK_PROCESS_ID=$2" "/proc/${1##*/}/environ")" ]; then
+                printf young
+                return
+            fi
+            ;;
+        esac
+    fi
+    dd_line='! full'
     read -r dd_line <"$1"
-    case $dd_line in
-    !*) ;;
-    *)
-        if dd_look_at "$dd_pid"; then
-            case $dd_state in
-            Z | X) ;;
-            *)
-                if [ -z "$(dd_holding "DRYDOCK_PROCESS_ID=$2" "/proc/$dd_pid/environ")" ]; then
-                    printf young
-                    return
-                fi
-                ;;
-            esac
-        fi
-        # It may have been refused in between.
-        read -r dd_line <"$1"
-        ;;
-    esac
     rm -f -- "$1"
     printf %s "$dd_line"
 }
