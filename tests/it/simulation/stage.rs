@@ -3,7 +3,7 @@
 //! How long a call takes and whether it works is a matter of the seed and of the name of what it is for, not of the order of
 //! the calls: two orders of the same work have the same work to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,11 +91,14 @@ struct Journal {
     things: BTreeMap<String, &'static str>,
     /// Leases that are set up, and on what.
     set_up: BTreeMap<String, String>,
-    /// Calls that run, by subject.
-    under_way: BTreeMap<String, usize>,
+    /// Calls that run: their subjects, by number.
+    under_way: BTreeMap<u64, String>,
+    /// Of those, the ones that others may have taken over.
+    ghosts: BTreeSet<u64>,
+    calls: u64,
+    /// Subjects whose next call is one of those.
+    doomed: BTreeSet<String>,
     tries: BTreeMap<String, u64>,
-    /// Calls that may begin although the same is under way.
-    excused: usize,
     complaints: Vec<String>,
 }
 
@@ -114,18 +117,14 @@ pub(crate) struct Stage {
 /// A call that runs, as long as this lives.
 struct UnderWay<'s> {
     stage: &'s Stage,
-    subject: String,
+    number: u64,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let under_way = &mut self.stage.journal.lock().unwrap().under_way;
-        let left = under_way.get(&self.subject).map_or(0, |count| count - 1);
-        if left == 0 {
-            under_way.remove(&self.subject);
-        } else {
-            under_way.insert(self.subject.clone(), left);
-        }
+        let mut journal = self.stage.journal.lock().unwrap();
+        journal.under_way.remove(&self.number);
+        journal.ghosts.remove(&self.number);
     }
 }
 
@@ -142,13 +141,16 @@ impl Stage {
 
     /// Calls that run.
     pub(crate) fn under_way(&self) -> usize {
-        self.journal.lock().unwrap().under_way.values().sum()
+        self.journal.lock().unwrap().under_way.len()
     }
 
-    /// Whatever runs now may be begun anew, once, by somebody who takes it over.
-    pub(crate) fn excuse(&self) {
+    /// Whoever works on one of these now may go on for a while, or begin, beside somebody who takes it over.
+    pub(crate) fn excuse(&self, claimed: Vec<String>) {
         let mut journal = self.journal.lock().unwrap();
-        journal.excused = journal.under_way.values().sum();
+        journal.ghosts = journal.under_way.keys().copied().collect();
+        let at_work: BTreeSet<&String> = journal.under_way.values().collect();
+        let doomed = claimed.into_iter().filter(|subject| !at_work.contains(subject)).collect();
+        journal.doomed = doomed;
     }
 
     /// What is there, and what is set up.
@@ -167,14 +169,16 @@ impl Stage {
 
     fn begin(&self, kind: &'static str, phase: Phase, subject: &str, on: &str) -> UnderWay<'_> {
         let mut journal = self.journal.lock().unwrap();
-        let calls = journal.under_way.entry(subject.to_owned()).or_default();
-        *calls += 1;
+        journal.calls += 1;
+        let number = journal.calls;
+        journal.under_way.insert(number, subject.to_owned());
+        if journal.doomed.remove(subject) {
+            journal.ghosts.insert(number);
+        }
         let mut wrong = Vec::new();
-        if *calls > 1 {
-            match journal.excused.checked_sub(1) {
-                Some(left) => journal.excused = left,
-                None => wrong.push(format!("{subject} is worked on by two at once")),
-            }
+        let same = journal.under_way.iter().filter(|(_, of)| *of == subject);
+        if same.filter(|(number, _)| !journal.ghosts.contains(number)).count() > 1 {
+            wrong.push(format!("{subject} is worked on by two at once"));
         }
         let most = self.most.get(kind);
         match phase {
@@ -203,7 +207,7 @@ impl Stage {
             }
         }
         journal.complaints.extend(wrong);
-        UnderWay { stage: self, subject: subject.to_owned() }
+        UnderWay { stage: self, number }
     }
 
     fn end(&self, phase: Phase, subject: &str) {
