@@ -21,8 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::faults::Doing;
 use super::sftp::{
-    Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RENAME, RMDIR, SETSTAT,
-    STAT, Session, Sftp, code, how, reader, writer,
+    Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RMDIR, SETSTAT, STAT,
+    Session, Sftp, code, how, reader, writer,
 };
 use crate::error::{Error, Reason, Result};
 use crate::host::fence::Fence;
@@ -217,33 +217,6 @@ impl SftpFiles {
             // Where directories cannot be synced.
             _ => Ok(()),
         }
-    }
-
-    /// Moves an entry; `replace` false lets nothing be replaced.
-    async fn shift(
-        &self,
-        session: &Arc<Session>,
-        from: (&Path, &Path),
-        to: (&Path, &Path),
-        replace: bool,
-    ) -> Result<()> {
-        let packet = if replace && session.extensions.posix_rename {
-            Packet::extended("posix-rename@openssh.com").string(from.1.as_os_str().as_bytes())
-        } else {
-            // Which replaces nothing: OpenSSH's server links and unlinks files, so not even in a race.
-            at(RENAME, from.1)
-        };
-        let moved = session.done(packet.string(self.way(to.1).as_os_str().as_bytes())).await;
-        let Err(fault) = moved else {
-            self.sftp.with_versions(|versions| versions.renew(to.1));
-            return Ok(());
-        };
-        if fault.is(code::NO_SUCH_FILE)
-            && let Some(refusal) = self.shut(session).await
-        {
-            return Err(refusal);
-        }
-        Err(self.not_moved(session, from, to, replace, fault).await)
     }
 
     /// The directory that is to hold an entry, made where it is missing.
