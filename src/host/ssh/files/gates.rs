@@ -1,5 +1,6 @@
 //! What changes files goes by way of the gates of those in whose names it is done: nobody is there to look at a fence.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
