@@ -98,9 +98,10 @@ impl LocalHost {
         if let Some(lease) = &ctx.lease {
             // Whoever comes late finds the door closed; then what has come in, and the processes before the folder that they
             // would go on writing into.
-            self.host.fence_off(&fence_of(lease)).await?;
-            self.host.end_strays(lease.id.as_str()).await?;
-            self.host.remove_folder(&lease_folder(self.host.as_ref(), lease.id.as_str())).await?;
+            let host = ctx.guard.host(Arc::clone(&self.host));
+            host.fence_off(&fence_of(lease)).await?;
+            host.end_strays(lease.id.as_str()).await?;
+            host.remove_folder(&lease_folder(host.as_ref(), lease.id.as_str())).await?;
         }
         Ok(Step::done())
     }

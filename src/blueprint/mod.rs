@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::host::fence::Fence;
+use crate::host::guard::Guard;
 use crate::model::id::LeaseId;
 use crate::model::pool::Demand;
 use crate::model::slot::Slot;
@@ -170,6 +171,8 @@ pub struct Context {
     pub neighbours: Vec<(LeaseId, PathBuf)>,
     /// The log of external effects.
     pub effects: Arc<dyn Effects>,
+    /// In whose name the step works: what it does on a machine that is not that of a needed lease goes by way of this.
+    pub guard: Guard,
     /// Cancelled when nobody wants the outcome any more: give up soon, leave what `destroy` can take down.
     pub cancel: CancellationToken,
 }

@@ -13,8 +13,10 @@ use crate::blueprint::{Blueprint as Kind, Context, DAEMON_FACT, Endpoint, Met, f
 use crate::error::{Error, Reason, Result};
 use crate::host::Place;
 use crate::host::fence::Fence;
+use crate::host::guard::Guard;
 use crate::model::id::LeaseId;
 use crate::model::{Blueprint, Lease, LeaseState, Resource};
+use crate::store::Claim;
 
 /// A place and the host resource that it is on; `None` when the interface is not offered.
 type Found = Option<(Place, Option<Resource>)>;
@@ -45,25 +47,31 @@ impl Engine {
         })
     }
 
-    /// All that a step of `resource` sees.
+    /// All that a step of `resource` sees; without a claim it only looks.
     pub(super) async fn context(
         &self,
         resource: &Resource,
         record: Blueprint,
         lease: Option<Lease>,
+        claim: Option<&Claim>,
         cancel: CancellationToken,
     ) -> Result<Context> {
         self.check_ours(resource)?;
+        let guard = self.guard_of(claim);
+        let met = async |lease: Lease| {
+            let met = self.met(lease).await?;
+            Ok::<_, Error>(met.map(|met| Met { place: met.place.map(|place| guard.place(place)), ..met }))
+        };
         let mut needs = BTreeMap::new();
         for need in self.store.needs_of(&resource.id).await? {
             let Some((_, name)) = need.parent.clone() else { continue };
-            if let Some(met) = self.met(need).await? {
+            if let Some(met) = met(need).await? {
                 needs.insert(name, met);
             }
         }
         if let Some(placed_on) = &resource.placed_on
             && let Some(host) = self.store.find_lease(placed_on).await?
-            && let Some(met) = self.met(host).await?
+            && let Some(met) = met(host).await?
         {
             needs.insert("host".to_owned(), met);
         }
@@ -73,6 +81,7 @@ impl Engine {
             Some(host) => self.neighbours(&resource.owner, &host.lease).await?,
             None => Vec::new(),
         };
+        let fence = lease.as_ref().and_then(|lease| self.fence_for(lease));
         Ok(Context {
             resource: resource.clone(),
             blueprint: record,
@@ -80,7 +89,12 @@ impl Engine {
             needs,
             slots,
             neighbours,
-            effects: Arc::new(ResourceEffects { store: self.store.clone(), resource: resource.id.clone() }),
+            effects: Arc::new(ResourceEffects {
+                store: self.store.clone(),
+                resource: resource.id.clone(),
+                claim: claim.cloned(),
+            }),
+            guard: guard.and(fence),
             cancel,
         })
     }
@@ -156,6 +170,15 @@ impl Engine {
         (live && self.store.is_shared()).then(|| fence_of(lease))
     }
 
+    /// What a step does it does in the name of its claim: one that was lost is let in nowhere that the next one has come to. So
+    /// also what has no lease of its own, a resource that is built or taken down, cannot be acted on late.
+    pub(super) fn guard_of(&self, claim: Option<&Claim>) -> Guard {
+        match claim.filter(|_| self.store.is_shared()) {
+            Some(claim) => Guard::of_step(&claim.subject.to_string(), claim.attempt, claim.lapsed),
+            None => Guard::default(),
+        }
+    }
+
     fn hop_unfenced(&self, lease: Lease, interface: String, hops: usize) -> BoxFuture<'_, Result<Found>> {
         Box::pin(async move {
             if hops > MAX_HOPS {
@@ -218,7 +241,12 @@ impl Engine {
             needs,
             slots: Vec::new(),
             neighbours: Vec::new(),
-            effects: Arc::new(ResourceEffects { store: self.store.clone(), resource: resource.id.clone() }),
+            effects: Arc::new(ResourceEffects {
+                store: self.store.clone(),
+                resource: resource.id.clone(),
+                claim: None,
+            }),
+            guard: Guard::default(),
             cancel: CancellationToken::new(),
         })
     }

@@ -189,7 +189,7 @@ impl Engine {
             // Nothing is sent to it, and nothing but a new pin sets it free.
             return Ok(Some((interval, true)));
         }
-        let ctx = self.context(&resource, record, None, CancellationToken::new()).await?;
+        let ctx = self.context(&resource, record, None, None, CancellationToken::new()).await?;
         let found = tokio::select! {
             found = registered.examine(&ctx, false) => found,
             () = self.stop.cancelled() => return Ok(None),
@@ -210,7 +210,7 @@ impl Engine {
             return Ok((self.view_resource(resource).await?, vec![finding], Duration::ZERO));
         }
         let begun = tokio::time::Instant::now();
-        let ctx = self.context(&resource, record, None, CancellationToken::new()).await?;
+        let ctx = self.context(&resource, record, None, None, CancellationToken::new()).await?;
         if let Some(registered) = registered {
             let found = registered.examine(&ctx, true).await;
             let (latency, findings) = (begun.elapsed(), found.findings.clone());

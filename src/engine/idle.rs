@@ -90,7 +90,7 @@ impl Engine {
         if check_due(resource, micros(every)) > self.now() || self.store.lease_count(&resource.id).await? > 0 {
             return Ok(None);
         }
-        let ctx = self.context(resource, record, None, self.stop.child_token()).await?;
+        let ctx = self.context(resource, record, None, None, self.stop.child_token()).await?;
         Ok(Some(code.check(&ctx).await))
     }
 }

@@ -11,7 +11,7 @@ use super::idle::{Stay, after_lease};
 use super::narrate::Told;
 use super::slots::give_back_slots;
 use super::steps::{KindRules, later, retry};
-use crate::blueprint::{Failure, Step};
+use crate::blueprint::{Context, Failure, Step};
 use crate::clock::micros;
 use crate::error::{Error, Reason, Result};
 use crate::model::id::{LeaseId, ResourceId, Subject};
@@ -66,7 +66,8 @@ impl Engine {
             Some(resource) if resource.state == ResourceState::Active => {
                 let (record, kind) = self.blueprint_of(&resource).await?;
                 let running = self.running.begin(claim, &lost);
-                let ctx = self.context(&resource, record, Some(lease.clone()), running.cancel.clone()).await?;
+                let ctx =
+                    self.context(&resource, record, Some(lease.clone()), Some(claim), running.cancel.clone()).await?;
                 let facts = kind.lease_facts(&resource, &lease);
                 let step = match kind.prepare(&ctx).await {
                     Step::Ready(more) => Step::Ready(facts.into_iter().chain(more).collect()),
@@ -99,6 +100,7 @@ impl Engine {
             .await;
         if let Some((kind, ctx)) = undo.filter(|_| in_vain.load(Ordering::Relaxed)) {
             // It was sent back to the queue while it was set up: nobody else will know of what was made on that resource.
+            let ctx = Context { guard: self.guard_of(Some(claim)), ..ctx };
             if let Step::Failed(failure) = kind.clean(&ctx).await {
                 tracing::warn!(error = %words(&failure), "what was set up on a resource that has ended cannot be cleaned up");
             }
@@ -147,7 +149,7 @@ impl Engine {
             let (record, kind) = self.blueprint_of(&resource).await?;
             stay = Stay::of(&record, kind.describe());
             if lease.resource_id.is_some() && !lease.cleaned {
-                let ctx = self.context(&resource, record, Some(lease.clone()), lost).await?;
+                let ctx = self.context(&resource, record, Some(lease.clone()), Some(claim), lost).await?;
                 step = kind.clean(&ctx).await;
             }
         }

@@ -58,7 +58,7 @@ impl Engine {
                     return self.stand_still(claim, resource.id, until, next).await;
                 }
                 let running = self.running.begin(claim, &lost);
-                let ctx = self.context(&resource, record, None, running.cancel.clone()).await?;
+                let ctx = self.context(&resource, record, None, Some(claim), running.cancel.clone()).await?;
                 met = ctx.needs.keys().cloned().collect();
                 let mut step = kind.build(&ctx).await;
                 if let (Step::Ready(facts), Some(home), true) = (&mut step, self.store.home(), kind.is_of_its_daemon())
@@ -130,7 +130,7 @@ impl Engine {
         let mut destroyed = None;
         if !resource.torn_down && self.store.leases_left_on(&resource.id).await? == 0 {
             let (record, kind) = self.blueprint_of(&resource).await?;
-            let ctx = self.context(&resource, record, None, lost).await?;
+            let ctx = self.context(&resource, record, None, Some(claim), lost).await?;
             destroyed = Some(kind.destroy(&ctx).await);
         }
         let (destroyed, failures) = (Arc::new(destroyed), claim.failures);

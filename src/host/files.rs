@@ -64,6 +64,8 @@ pub trait Files: Send + Sync {
     async fn make_directory(&self, path: &Path, mode: u32, parents: bool) -> Result<()>;
     /// Removes a file or an empty directory, or a tree when `recursive`.
     async fn remove(&self, path: &Path, recursive: bool) -> Result<()>;
+    /// Removes what an upload has left under a name of its own, also when it is too late for anything else: nobody else uses it.
+    async fn discard(&self, path: &Path) -> Result<()>;
     /// Moves, atomically; `replace` false fails with `FILE_EXISTS`.
     async fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<()>;
 }

@@ -41,7 +41,7 @@ pub struct Command {
     pub merge_stderr: bool,
     /// Whether stdin is a pipe; else it is empty.
     pub stdin: bool,
-    /// The leases in whose name it runs: the host starts nothing for one that was fenced off.
+    /// In whose names it runs: set by a host that is [`Host::behind`] them.
     pub fences: Vec<Fence>,
 }
 
@@ -184,22 +184,26 @@ pub trait Host: Send + Sync {
     /// `NO_SPACE`, `PERMISSION_DENIED`, …
     async fn make_folder(&self, path: &Path) -> Result<()>;
 
-    /// The same in the name of leases: where one of them was fenced off, no folder is left. A host that has no fences makes it.
-    ///
-    /// # Errors
-    /// `LEASE_NOT_ACTIVE`, and as [`Host::make_folder`].
-    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
-        let _ = fences;
-        self.make_folder(path).await
-    }
+    /// The same machine, for what is done in this name: whatever changes something there is refused with `LEASE_NOT_ACTIVE`
+    /// once the name is fenced off. What only looks is not. A host that has no fences stays as it is.
+    fn behind(self: Arc<Self>, fence: Fence) -> Arc<dyn Host>;
 
-    /// From now on nothing begins in the name of this lease, in this epoch or one before: commands, launched ones too, and
-    /// folders. What has begun is there to be found by [`Host::end_strays`]. A host that has no fences does nothing.
+    /// From now on nothing is changed in this name, in this epoch or one before. What has begun is there to be found by
+    /// [`Host::end_strays`]. A host that has no fences does nothing.
     ///
     /// # Errors
     /// As [`Host::write_text`].
     async fn fence_off(&self, fence: &Fence) -> Result<()> {
         let _ = fence;
+        Ok(())
+    }
+
+    /// Kills what steps have begun in this name of a [`Fence::of_step`], but not what they launched.
+    ///
+    /// # Errors
+    /// `INTERNAL` when something survives KILL.
+    async fn end_step(&self, holder: &str) -> Result<()> {
+        let _ = holder;
         Ok(())
     }
 
@@ -254,7 +258,7 @@ pub trait Host: Send + Sync {
     /// it listens.
     async fn answers(&self, address: &str, port: u16) -> bool;
 
-    /// The files under a root, for the filesystem interface.
+    /// The files under a root, for the filesystem interface. In a name, the root was made in it before.
     ///
     /// # Errors
     /// `FILE_NOT_FOUND` when the root cannot be opened.
@@ -263,6 +267,7 @@ pub trait Host: Send + Sync {
 
 pub mod fence;
 pub mod files;
+pub mod guard;
 pub mod local;
 pub mod run;
 pub mod ssh;

@@ -78,6 +78,7 @@ mod tests {
             attempt: 7,
             signal: 0,
             failures: 0,
+            lapsed: false,
             worker: "d/w0".to_owned(),
             until: 0,
         };

@@ -1,10 +1,11 @@
-//! The log of external effects: the intent is durable before the effect happens.
+//! The log of external effects: the intent is durable before the effect happens. Who has lost the claim of the step that an
+//! effect belongs to writes nothing.
 
 use serde_json::Value;
 
-use super::Store;
 use super::row::{Columns, from_json, json};
 use super::statement::sql;
+use super::{Claim, Store};
 use crate::error::Result;
 use crate::model::id::ResourceId;
 
@@ -19,11 +20,17 @@ impl Store {
         resource: &ResourceId,
         name: &str,
         request: &Value,
+        claim: Option<&Claim>,
     ) -> Result<Option<Option<Value>>> {
         let (resource, name, request) = (resource.to_string(), name.to_owned(), json(request));
+        let claim = claim.cloned();
         self.write(move |tx| {
             let (resource, name, request) = (resource.clone(), name.clone(), request.clone());
+            let claim = claim.clone();
             Box::pin(async move {
+                if let Some(claim) = &claim {
+                    tx.keep(claim).await?;
+                }
                 let known = sql("SELECT state, outcome FROM effect WHERE subject = $1 AND name = $2")
                     .bind(resource.clone())
                     .bind(name.clone());
@@ -50,25 +57,45 @@ impl Store {
     }
 
     /// Writes an outcome.
-    pub async fn finish_effect(&self, resource: &ResourceId, name: &str, outcome: &Value) -> Result<()> {
+    pub async fn finish_effect(
+        &self,
+        resource: &ResourceId,
+        name: &str,
+        outcome: &Value,
+        claim: Option<&Claim>,
+    ) -> Result<()> {
         let (resource, name, outcome) = (resource.to_string(), name.to_owned(), json(outcome));
+        let claim = claim.cloned();
         self.write(move |tx| {
             let statement = sql("UPDATE effect SET state = 'DONE', outcome = $1 WHERE subject = $2 AND name = $3")
                 .bind(outcome.clone())
                 .bind(resource.clone())
                 .bind(name.clone());
-            Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
+            let claim = claim.clone();
+            Box::pin(async move {
+                if let Some(claim) = &claim {
+                    tx.keep(claim).await?;
+                }
+                tx.execute(statement).await.map(|_| ())
+            })
         })
         .await
     }
 
     /// Forgets an effect that was undone.
-    pub async fn forget_effect(&self, resource: &ResourceId, name: &str) -> Result<()> {
+    pub async fn forget_effect(&self, resource: &ResourceId, name: &str, claim: Option<&Claim>) -> Result<()> {
         let (resource, name) = (resource.to_string(), name.to_owned());
+        let claim = claim.cloned();
         self.write(move |tx| {
             let statement =
                 sql("DELETE FROM effect WHERE subject = $1 AND name = $2").bind(resource.clone()).bind(name.clone());
-            Box::pin(async move { tx.execute(statement).await.map(|_| ()) })
+            let claim = claim.clone();
+            Box::pin(async move {
+                if let Some(claim) = &claim {
+                    tx.keep(claim).await?;
+                }
+                tx.execute(statement).await.map(|_| ())
+            })
         })
         .await
     }

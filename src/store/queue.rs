@@ -29,6 +29,8 @@ pub struct Claim {
     pub signal: i64,
     /// Failures in a row so far.
     pub failures: i64,
+    /// Whether the claim before ran out: whoever had it may still go on with its step.
+    pub lapsed: bool,
     /// `daemon/worker`.
     pub worker: String,
     /// By when it must be renewed.
@@ -60,6 +62,7 @@ pub(super) fn claim(row: &Row, worker: &str) -> Result<Claim> {
         attempt: c.integer("attempt")?,
         signal: c.integer("signal")?,
         failures: c.integer("failures")?,
+        lapsed: c.integer("crashes")? > 0,
         worker: worker.to_owned(),
         until: c.integer("claim_until")?,
     })

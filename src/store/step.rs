@@ -231,6 +231,18 @@ impl Tx {
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
+    /// Goes on with a write in the course of a step, as long as its claim is still the task's.
+    ///
+    /// # Errors
+    /// `ETAG_MISMATCH` when it is not.
+    pub(super) async fn keep(&mut self, claim: &Claim) -> Result<()> {
+        let statement = sql("SELECT id FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
+            .on_postgres("SELECT id FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2 FOR SHARE")
+            .bind(claim.task.to_string())
+            .bind(claim.attempt);
+        if without(Rule::Fence) || self.fetch_one(statement).await?.is_some() { Ok(()) } else { Err(lost(claim)) }
+    }
+
     /// Takes the steps along that need nothing but this transaction, the best first and whosever they are.
     async fn take_steps_along(&mut self, along: &dyn Along, worker: &str) -> Result<()> {
         for _ in 0..ALONG {

@@ -128,14 +128,15 @@ impl RemoteHost {
     }
 
     fn host_of(&self, ctx: &Context) -> Result<Arc<dyn Host>, Step> {
-        self.host(&ctx.resource).ok_or_else(|| Step::refuse(format!("{} was never reached", ctx.resource.name), ""))
+        let host = self.host(&ctx.resource).map(|host| ctx.guard.host(host));
+        host.ok_or_else(|| Step::refuse(format!("{} was never reached", ctx.resource.name), ""))
     }
 
     async fn begin(&self, ctx: &Context) -> Result<Step, Step> {
         blocked(&ctx.resource)?;
         let target = Self::target(&ctx.resource);
         let home = self.boxes.greet(&target).await?;
-        let host = self.host_at(&ctx.resource, &home)?;
+        let host = ctx.guard.host(self.host_at(&ctx.resource, &home)?);
         host.make_folder(&host.data_dir().join("leases")).await?;
         run_script(ctx, &host, "setup", &home, ctx.resource.id.as_str()).await?;
         let fact = |name: &str, value: String| (name.to_owned(), value);
@@ -164,14 +165,14 @@ impl RemoteHost {
         blocked(&ctx.resource)?;
         let host = self.host_of(ctx)?;
         let folder = lease_folder(host.as_ref(), lease.id.as_str());
+        // Whoever comes late finds the door closed; then what has come in.
+        host.fence_off(&fence_of(lease)).await?;
         if script(&ctx.blueprint, "cleanup").is_some() {
             // First the processes: they would go on writing into the folder.
             host.end_strays(lease.id.as_str()).await?;
             host.make_folder(&folder).await?;
             run_script(ctx, &host, "cleanup", &folder, lease.id.as_str()).await?;
         }
-        // Whoever comes late finds the door closed; then what has come in.
-        host.fence_off(&fence_of(lease)).await?;
         host.end_strays(lease.id.as_str()).await?;
         host.remove_folder(&folder).await?;
         Ok(Step::done())
@@ -179,7 +180,7 @@ impl RemoteHost {
 
     async fn leave(&self, ctx: &Context) -> Result<Step, Step> {
         // A box that was never greeted has nothing of ours.
-        if let Some(host) = self.host(&ctx.resource) {
+        if let Ok(host) = self.host_of(ctx) {
             blocked(&ctx.resource)?;
             host.end_strays(ctx.resource.id.as_str()).await?;
             let folder = host.data_dir().to_owned();

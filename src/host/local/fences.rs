@@ -1,10 +1,12 @@
-//! The fences of this machine: files below the data folder, and a lock under which one is looked at and what it lets in begins.
+//! The fences of this machine: files below the data folder, and locks under which one is looked at and what it lets in begins.
 //!
-//! The lock is this process's own: a data folder is that of one daemon.
+//! The locks are this process's own: a data folder is that of one daemon.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,35 +20,87 @@ use crate::host::fence::{FENCES, Fence};
 const KEPT: Duration = Duration::from_hours(30 * 24);
 /// Fences that are made between two looks for old ones.
 const ROUND: u64 = 4096;
+/// One that is put up waits for what was let in, a large folder's removal perhaps; others seldom wait with it.
+const LOCKS: usize = 64;
 
 /// What is still let in, on this machine.
 pub(super) struct Fences {
     data_dir: PathBuf,
-    turn: RwLock<()>,
+    turns: Vec<RwLock<()>>,
     made: AtomicU64,
+}
+
+/// As long as this lives, nobody is fenced off in whose name it was given.
+pub(super) type Passed<'f> = Vec<RwLockReadGuard<'f, ()>>;
+
+/// In whose names something is done here.
+#[derive(Clone, Default)]
+pub(super) struct Passage {
+    /// `None` where there are no other daemons.
+    pub(super) fences: Option<Arc<Fences>>,
+    pub(super) behind: Vec<Fence>,
+}
+
+impl Passage {
+    /// Lets in what is done, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE` when it comes late.
+    pub(super) async fn enter(&self) -> Result<Passed<'_>> {
+        match &self.fences {
+            Some(fences) => fences.pass(&self.behind).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The same, on a thread that may block.
+    pub(super) fn enter_blocking(&self) -> Result<Passed<'_>> {
+        let Some(fences) = &self.fences else { return Ok(Vec::new()) };
+        let turns = Fences::turns_of(&self.behind).into_iter().map(|turn| fences.turns[turn].blocking_read()).collect();
+        fences.check(&self.behind).map(|()| turns)
+    }
 }
 
 impl Fences {
     /// Below this folder.
     pub(super) fn new(data_dir: PathBuf) -> Self {
-        Self { data_dir, turn: RwLock::default(), made: AtomicU64::new(0) }
+        let turns = (0..LOCKS).map(|_| RwLock::default()).collect();
+        Self { data_dir, turns, made: AtomicU64::new(0) }
+    }
+
+    fn turn_of(fence: &Fence) -> usize {
+        let mut hasher = DefaultHasher::new();
+        fence.holder.hash(&mut hasher);
+        usize::try_from(hasher.finish() % LOCKS as u64).unwrap_or(0)
+    }
+
+    /// In one order for all, each once: nobody waits for who waits for him.
+    fn turns_of(fences: &[Fence]) -> Vec<usize> {
+        let mut turns: Vec<_> = fences.iter().map(Self::turn_of).collect();
+        turns.sort_unstable();
+        turns.dedup();
+        turns
+    }
+
+    fn check(&self, fences: &[Fence]) -> Result<()> {
+        for fence in fences {
+            if fence.epoch < self.least(fence)? {
+                return Err(fence.refusal());
+            }
+        }
+        Ok(())
     }
 
     /// Lets in what is done in these names, until the answer is dropped: nobody fences it off before.
     ///
     /// # Errors
     /// `LEASE_NOT_ACTIVE` when that was done already.
-    pub(super) async fn pass(&self, fences: &[Fence]) -> Result<Option<RwLockReadGuard<'_, ()>>> {
-        if fences.is_empty() {
-            return Ok(None);
+    pub(super) async fn pass(&self, fences: &[Fence]) -> Result<Passed<'_>> {
+        let mut passed = Vec::with_capacity(fences.len());
+        for turn in Self::turns_of(fences) {
+            passed.push(self.turns[turn].read().await);
         }
-        let turn = self.turn.read().await;
-        for fence in fences {
-            if fence.epoch < self.least(fence)? {
-                return Err(fence.refusal());
-            }
-        }
-        Ok(Some(turn))
+        self.check(fences).map(|()| passed)
     }
 
     /// Lets in nothing more of this epoch and those before. What was let in has begun.
@@ -54,7 +108,7 @@ impl Fences {
     /// # Errors
     /// `NO_SPACE`, …: the clean-up is tried again.
     pub(super) async fn put_up(&self, fence: &Fence) -> Result<()> {
-        let _turn = self.turn.write().await;
+        let _turn = self.turns[Self::turn_of(fence)].write().await;
         let least = fence.epoch.saturating_add(1);
         if least > self.least(fence)? {
             folder::make(&self.data_dir.join(FENCES))?;

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::blocking;
+use super::fences::Passage;
 use super::folder::{explain, remove_tree};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -26,14 +27,15 @@ use crate::host::files::{Entry, EntryType, Files, inside, outside};
 /// A root, held open: it stays the same folder, whatever it is renamed to.
 pub(super) struct LocalFiles {
     root: Arc<Dir>,
+    passage: Passage,
 }
 
 impl LocalFiles {
-    /// Opens a root.
-    pub(super) fn open(root: &Path) -> Result<Self> {
+    /// Opens a root, to be changed by who is let in.
+    pub(super) fn open(root: &Path, passage: Passage) -> Result<Self> {
         let dir = Dir::open_ambient_dir(root, ambient_authority())
             .map_err(|error| explain(&format!("root {} cannot be opened", root.display()), error))?;
-        Ok(Self { root: Arc::new(dir) })
+        Ok(Self { root: Arc::new(dir), passage })
     }
 
     async fn at<T: Send + 'static>(
@@ -45,6 +47,34 @@ impl LocalFiles {
         let root = Arc::clone(&self.root);
         blocking(move || work(&root, &path)).await
     }
+
+    /// The same for what changes something: nobody is fenced off before it is done.
+    async fn change<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce(&Dir, &Path) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let passage = self.passage.clone();
+        self.at(path, move |root, path| {
+            let _passed = passage.enter_blocking()?;
+            work(root, path)
+        })
+        .await
+    }
+}
+
+fn take_away(root: &Dir, path: &Path, recursive: bool) -> Result<()> {
+    let (parent, name) = parent_of(root, path)?;
+    let removed = |error: Errno| refused("removed", path, error.into());
+    let metadata = parent.symlink_metadata(&name).map_err(|error| refused("removed", path, error))?;
+    if !metadata.is_dir() {
+        return unlinkat(&parent, &name, AtFlags::empty()).map_err(removed);
+    }
+    if !recursive {
+        return unlinkat(&parent, &name, AtFlags::REMOVEDIR).map_err(removed);
+    }
+    let name = std::ffi::CString::new(name.as_bytes()).map_err(|_| Error::invalid("the path holds a NUL byte"))?;
+    remove_tree(parent.as_fd(), &name).map_err(|(entry, error)| refused("removed", &path.join(entry), error.into()))
 }
 
 fn refused(what: &str, path: &Path, error: io::Error) -> Error {
@@ -188,7 +218,7 @@ impl Files for LocalFiles {
     }
 
     async fn append(&self, path: &Path, offset: u64) -> Result<Box<dyn AsyncWrite + Send + Unpin>> {
-        self.at(path, move |root, path| {
+        self.change(path, move |root, path| {
             let mut options = OpenOptions::new();
             options.append(true).mode(0o600);
             if offset == 0 {
@@ -217,21 +247,24 @@ impl Files for LocalFiles {
     }
 
     async fn publish(&self, from: &Path, to: &Path, mode: u32, replace: bool) -> Result<()> {
-        let to = inside(to)?;
+        let (to, passage) = (inside(to)?, self.passage.clone());
         self.at(from, move |root, from| {
             let (file, _) = open(root, from, OpenOptions::new().append(true))?;
             let written = |error: io::Error| refused("written", &to, error);
             fchmod(&file, Mode::from_raw_mode(mode & 0o777)).map_err(|error| written(error.into()))?;
             file.sync_all().map_err(written)?;
+            // All that was slow is done, and nothing of it was to be seen.
+            let passed = passage.enter_blocking()?;
             let (source, target) = (parent_of(root, from)?, parent_of(root, &to)?);
             shift((&source.0, &source.1), (&target.0, &target.1), replace).map_err(written)?;
+            drop(passed);
             sync_folder(&target.0, &to)
         })
         .await
     }
 
     async fn make_directory(&self, path: &Path, mode: u32, parents: bool) -> Result<()> {
-        self.at(path, move |root, path| {
+        self.change(path, move |root, path| {
             // What is in the way says more than that something is.
             let blocked = |path: &Path, error: io::Error| match root.open_dir(path) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => refused("made", path, why),
@@ -254,27 +287,16 @@ impl Files for LocalFiles {
     }
 
     async fn remove(&self, path: &Path, recursive: bool) -> Result<()> {
-        self.at(path, move |root, path| {
-            let (parent, name) = parent_of(root, path)?;
-            let removed = |error: Errno| refused("removed", path, error.into());
-            let metadata = parent.symlink_metadata(&name).map_err(|error| refused("removed", path, error))?;
-            if !metadata.is_dir() {
-                return unlinkat(&parent, &name, AtFlags::empty()).map_err(removed);
-            }
-            if !recursive {
-                return unlinkat(&parent, &name, AtFlags::REMOVEDIR).map_err(removed);
-            }
-            let name =
-                std::ffi::CString::new(name.as_bytes()).map_err(|_| Error::invalid("the path holds a NUL byte"))?;
-            remove_tree(parent.as_fd(), &name)
-                .map_err(|(entry, error)| refused("removed", &path.join(entry), error.into()))
-        })
-        .await
+        self.change(path, move |root, path| take_away(root, path, recursive)).await
+    }
+
+    async fn discard(&self, path: &Path) -> Result<()> {
+        self.at(path, |root, path| take_away(root, path, false)).await
     }
 
     async fn rename(&self, from: &Path, to: &Path, replace: bool) -> Result<()> {
         let to = inside(to)?;
-        self.at(from, move |root, from| {
+        self.change(from, move |root, from| {
             let (source, target) = (parent_of(root, from)?, parent_of(root, &to)?);
             shift((&source.0, &source.1), (&target.0, &target.1), replace).map_err(|error| {
                 // Which of the two it is about.

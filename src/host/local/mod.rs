@@ -19,17 +19,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::process::Signal;
-use tokio::sync::RwLockReadGuard;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use self::fences::Fences;
+use self::fences::{Fences, Passage};
 use self::files::LocalFiles;
 use self::marks::Marks;
 use self::process_table::{Candidate, LEASE_VARIABLE, PROCESS_VARIABLE, strike};
 use self::spawn::Spawner;
 use self::supervisor::Supervisor;
-use super::fence::Fence;
+use super::fence::{self, Fence, STEP_VARIABLE};
 use super::files::Files;
 use super::{Command, Host, Process, Ran, Run};
 use crate::error::{Error, Reason, Result};
@@ -41,13 +40,13 @@ const ADDRESS: &str = "127.0.0.1";
 const SURVIVES: Duration = Duration::from_secs(5);
 
 /// This machine.
+#[derive(Clone)]
 pub struct LocalHost {
     data_dir: PathBuf,
     executable: PathBuf,
-    spawner: Spawner,
+    spawner: Arc<Spawner>,
     marks: Arc<Marks>,
-    /// Where there may be other daemons.
-    fences: Option<Fences>,
+    passage: Passage,
 }
 
 impl LocalHost {
@@ -55,23 +54,16 @@ impl LocalHost {
     #[must_use]
     pub fn new(data_dir: PathBuf, executable: PathBuf) -> Self {
         let marks = Arc::new(Marks::default());
-        let spawner = Spawner::new(Supervisor::new(executable.clone()), Arc::clone(&marks));
-        Self { data_dir, executable, spawner, marks, fences: None }
+        let spawner = Arc::new(Spawner::new(Supervisor::new(executable.clone()), Arc::clone(&marks)));
+        Self { data_dir, executable, spawner, marks, passage: Passage::default() }
     }
 
     /// Keeps out what comes late in the name of a lease that has ended. One daemon alone on its database needs it not: what it
     /// does late it finds itself.
     #[must_use]
     pub fn fenced(self) -> Self {
-        Self { fences: Some(Fences::new(self.data_dir.clone())), ..self }
-    }
-
-    /// Lets in what is done in these names, as long as the answer lives.
-    async fn pass(&self, fences: &[Fence]) -> Result<Option<RwLockReadGuard<'_, ()>>> {
-        match &self.fences {
-            Some(all) => all.pass(fences).await,
-            None => Ok(None),
-        }
+        let fences = Some(Arc::new(Fences::new(self.data_dir.clone())));
+        Self { passage: Passage { fences, ..self.passage }, ..self }
     }
 
     /// Tells the newest id of a lease or resource that there was when this daemon began; empty, there was none. Until it
@@ -128,8 +120,14 @@ impl Host for LocalHost {
         Some(&self.executable)
     }
 
-    async fn spawn(&self, command: Command) -> Result<Process> {
-        let _passed = self.pass(&command.fences).await?;
+    fn behind(mut self: Arc<Self>, fence: Fence) -> Arc<dyn Host> {
+        Arc::make_mut(&mut self).passage.behind.push(fence);
+        self
+    }
+
+    async fn spawn(&self, mut command: Command) -> Result<Process> {
+        fence::mark(&mut command, &self.passage.behind);
+        let _passed = self.passage.enter().await?;
         self.spawner.spawn(command).await
     }
 
@@ -138,11 +136,12 @@ impl Host for LocalHost {
     }
 
     async fn launch(&self, command: Command, log: &Path) -> Result<i64> {
-        let _passed = self.pass(&command.fences).await?;
+        let _passed = self.passage.enter().await?;
         self.spawner.launch(command, log).await
     }
 
     async fn stop(&self, pid: i64, lease_id: &str, grace: Duration) -> Result<()> {
+        let _passed = self.passage.enter().await?;
         let Ok(group) = i32::try_from(pid) else { return Ok(()) };
         let lease = lease_id.to_owned();
         // The launched process leads a group; what left the group has the leader's process id.
@@ -166,6 +165,7 @@ impl Host for LocalHost {
     }
 
     async fn end_strays(&self, lease_id: &str) -> Result<()> {
+        let _passed = self.passage.enter().await?;
         let Some(mark) = self.marks.look(lease_id) else { return Ok(()) };
         let lease = lease_id.to_owned();
         // A process id as well: what a user runs with just the lease's name in its environment is not ours.
@@ -179,7 +179,16 @@ impl Host for LocalHost {
         Err(Error::new(Reason::Internal, format!("processes of lease {lease_id} survive SIGKILL")))
     }
 
+    async fn end_step(&self, holder: &str) -> Result<()> {
+        let step = holder.to_owned();
+        if end_all(Duration::ZERO, move |candidate: &mut Candidate| candidate.names(STEP_VARIABLE, &step)).await? {
+            return Ok(());
+        }
+        Err(Error::new(Reason::Internal, format!("processes of {holder} survive SIGKILL")))
+    }
+
     async fn make_folder(&self, path: &Path) -> Result<()> {
+        let _passed = self.passage.enter().await?;
         if path.is_dir() {
             return Ok(());
         }
@@ -187,13 +196,8 @@ impl Host for LocalHost {
         blocking(move || folder::make(&path)).await
     }
 
-    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
-        let _passed = self.pass(fences).await?;
-        self.make_folder(path).await
-    }
-
     async fn fence_off(&self, fence: &Fence) -> Result<()> {
-        match &self.fences {
+        match &self.passage.fences {
             Some(all) => all.put_up(fence).await,
             None => Ok(()),
         }
@@ -202,6 +206,7 @@ impl Host for LocalHost {
     async fn remove_folder(&self, path: &Path) -> Result<()> {
         let absent = || path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         folder::parts_below(&self.data_dir, path)?;
+        let _passed = self.passage.enter().await?;
         if absent() {
             return Ok(());
         }
@@ -215,6 +220,7 @@ impl Host for LocalHost {
     }
 
     async fn write_text(&self, path: &Path, text: &str) -> Result<()> {
+        let _passed = self.passage.enter().await?;
         let (path, text) = (path.to_owned(), text.to_owned());
         blocking(move || folder::write_text(&path, &text)).await
     }
@@ -243,7 +249,7 @@ impl Host for LocalHost {
     }
 
     async fn files(&self, root: &Path) -> Result<Arc<dyn Files>> {
-        let root = root.to_owned();
-        blocking(move || Ok(Arc::new(LocalFiles::open(&root)?) as Arc<dyn Files>)).await
+        let (root, passage) = (root.to_owned(), self.passage.clone());
+        blocking(move || Ok(Arc::new(LocalFiles::open(&root, passage)?) as Arc<dyn Files>)).await
     }
 }

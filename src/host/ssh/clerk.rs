@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::keeper::START;
+use super::keeper::{FIND, START};
 use super::link::{Link, Purpose};
 use super::reason::explain;
 use super::talk::{Answer, Talk, compact};
 use super::words::{passage, quoted, quoted_path};
 use crate::error::{Error, Reason, Result};
-use crate::host::fence::Fence;
+use crate::host::fence::{Fence, through};
 
 const CLERK: &str = include_str!("sh/clerk.sh");
 /// A disk that is busy, not one that hangs.
@@ -27,7 +27,8 @@ impl Clerk {
     /// # Errors
     /// As [`Link::open`].
     pub(super) async fn start(link: &dyn Link) -> Result<Self> {
-        let (talk, _) = Talk::open(link, Purpose::Control, compact(&format!("{START}{CLERK}")).as_bytes()).await?;
+        let (talk, _) =
+            Talk::open(link, Purpose::Control, compact(&format!("{START}{FIND}{CLERK}")).as_bytes()).await?;
         Ok(Self { talk })
     }
 
@@ -47,23 +48,52 @@ impl Clerk {
         answer
     }
 
-    /// Makes a folder with its parents, 0700, unless one of these fences, below `data_dir`, lets nothing in any more.
+    /// Asks for what is done in these names, whose fences are below `data_dir`.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE` when it comes late.
+    async fn ask_behind(&self, words: &[&[u8]], data_dir: &Path, fences: &[Fence]) -> Result<Answer> {
+        let passages: Vec<_> = fences.iter().map(|fence| passage(fence, data_dir)).collect();
+        let words: Vec<_> = words.iter().copied().chain(passages.iter().map(Vec::as_slice)).collect();
+        let answer = self.ask(&words).await?;
+        if answer.status != 0 && answer.body.ends_with(b"fenced") && !fences.is_empty() {
+            return Err(late(fences));
+        }
+        Ok(answer)
+    }
+
+    /// Lets in what is done by a path through the gates of these fences.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE`, `NO_SPACE`, …
+    pub(super) async fn pass(&self, data_dir: &Path, fences: &[Fence]) -> Result<()> {
+        let answer = self.ask_behind(&[b"dd_pass"], data_dir, fences).await?;
+        if answer.status == 0 { Ok(()) } else { Err(explain("a gate cannot be made", &answer.body)) }
+    }
+
+    /// Runs a line of the keeper's that prints a count, unless that comes late.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE`, `HOST_UNREACHABLE`.
+    pub(super) async fn count(&self, line: &str, data_dir: &Path, fences: &[Fence]) -> Result<u64> {
+        let passages: Vec<_> = fences.iter().map(|fence| passage(fence, data_dir)).collect();
+        let request = [b"dd_pass ".as_slice(), &passages.join(&b' '), b" && ", line.trim_end().as_bytes()].concat();
+        let answer = self.ask(&[&request]).await?;
+        if answer.status != 0 && answer.body.ends_with(b"fenced") {
+            return Err(late(fences));
+        }
+        let said = String::from_utf8_lossy(&answer.body);
+        said.trim().parse().map_err(|_| explain("processes of the host cannot be looked for", &answer.body))
+    }
+
+    /// Makes a folder with its parents, 0700.
     ///
     /// # Errors
     /// `LEASE_NOT_ACTIVE`, `NO_SPACE`, `PERMISSION_DENIED`, …
     pub(super) async fn make_folder(&self, path: &Path, data_dir: &Path, fences: &[Fence]) -> Result<()> {
-        let mut request = b"dd_make_folder ".to_vec();
-        request.extend_from_slice(&quoted_path(path));
-        for fence in fences {
-            request.push(b' ');
-            request.extend_from_slice(&passage(fence, data_dir));
-        }
-        let answer = self.ask(&[&request]).await?;
+        let answer = self.ask_behind(&[b"dd_make_folder", &quoted_path(path)], data_dir, fences).await?;
         if answer.status == 0 {
             return Ok(());
-        }
-        if answer.body == b"fenced" {
-            return Err(refused("fenced", path));
         }
         Err(explain(&format!("folder {} cannot be made", path.display()), &answer.body))
     }
@@ -97,9 +127,18 @@ impl Clerk {
     /// Writes a small file, 0600, by way of `temporary`, a sibling.
     ///
     /// # Errors
-    /// `NO_SPACE`, `PERMISSION_DENIED`, …
-    pub(super) async fn write(&self, path: &Path, temporary: &Path, text: &str) -> Result<()> {
-        let answer = self.ask(&[b"dd_write", &quoted_path(path), &quoted_path(temporary), &quoted(text)]).await?;
+    /// `LEASE_NOT_ACTIVE`, `NO_SPACE`, `PERMISSION_DENIED`, …
+    pub(super) async fn write(
+        &self,
+        path: &Path,
+        temporary: &Path,
+        text: &str,
+        data_dir: &Path,
+        fences: &[Fence],
+    ) -> Result<()> {
+        let way = quoted_path(&through(fences, data_dir, path));
+        let words: [&[u8]; 5] = [b"dd_write", &quoted_path(path), &quoted_path(temporary), &quoted(text), &way];
+        let answer = self.ask_behind(&words, data_dir, fences).await?;
         if answer.status == 0 {
             return Ok(());
         }
@@ -129,15 +168,19 @@ impl Clerk {
         Ok(String::from_utf8_lossy(&answer.body).into_owned())
     }
 
-    /// Starts what `spec` says so that it outlives us; answers its pid.
+    /// Starts what `spec` says so that it outlives us, `id` being its mark; answers its pid. What becomes of it is then to be
+    /// asked for.
     ///
     /// # Errors
     /// `FILE_NOT_FOUND` for what is missing, and so on.
-    pub(super) async fn launch(&self, spec: &[u8], program: &str, cwd: &Path, log: &Path) -> Result<i64> {
+    pub(super) async fn launch(&self, launch: &Launch<'_>) -> Result<i64> {
         let mut request = b"dd_it=".to_vec();
-        request.extend_from_slice(&quoted(spec));
-        request.extend_from_slice(b"\ndd_launch ");
-        request.extend_from_slice(&quoted_path(log));
+        request.extend_from_slice(&quoted(launch.spec));
+        request.extend_from_slice(b"\ndd_launch");
+        for word in [quoted_path(launch.log), quoted(launch.id), quoted_path(launch.records)] {
+            request.push(b' ');
+            request.extend_from_slice(&word);
+        }
         let answer = self.ask(&[&request]).await?;
         let said = String::from_utf8_lossy(&answer.body);
         if answer.status == 0
@@ -145,11 +188,45 @@ impl Clerk {
         {
             return Ok(pid);
         }
+        let (log, program) = (launch.log.display(), launch.program);
         Err(match said.split_once(' ') {
-            Some(("log", why)) => explain(&format!("the log {} cannot be opened", log.display()), why.as_bytes()),
+            Some(("log", why)) => explain(&format!("the log {log} cannot be opened"), why.as_bytes()),
             Some(("program", why)) => Error::new(Reason::FileNotFound, format!("program {program:?}: {why}")),
-            _ => refused(said.trim(), cwd),
+            _ => refused(said.trim(), launch.cwd),
         })
+    }
+
+    /// Whether the launched program can be known by its environment, or is gone: not, as long as it is about to be started.
+    ///
+    /// # Errors
+    /// `LEASE_NOT_ACTIVE` when it was not let in, `NO_SPACE` when it could not be written down.
+    pub(super) async fn launched(&self, launch: &Launch<'_>, pid: i64) -> Result<bool> {
+        let record = quoted_path(&launch.records.join(pid.to_string()));
+        let answer = self.ask(&[b"dd_launched_as", &record, &quoted(launch.id)]).await?;
+        match String::from_utf8_lossy(&answer.body).trim() {
+            "young" => Ok(false),
+            "! fenced" => Err(refused("fenced", launch.cwd)),
+            "! full" => Err(refused("full", launch.cwd)),
+            _ => Ok(true),
+        }
+    }
+}
+
+/// What is to be launched.
+pub(super) struct Launch<'a> {
+    pub(super) spec: &'a [u8],
+    pub(super) program: &'a str,
+    pub(super) id: &'a str,
+    pub(super) cwd: &'a Path,
+    pub(super) log: &'a Path,
+    /// The folder where it is known by its number until it can be known by its environment.
+    pub(super) records: &'a Path,
+}
+
+fn late(fences: &[Fence]) -> Error {
+    match fences {
+        [fence] => fence.refusal(),
+        _ => refused("fenced", Path::new("")),
     }
 }
 
@@ -162,7 +239,10 @@ pub(super) fn refused(why: &str, cwd: &Path) -> Error {
         "denied" => {
             Error::new(Reason::PermissionDenied, format!("working directory {cwd} cannot be used: permission denied"))
         }
-        "fenced" => Error::new(Reason::LeaseNotActive, "the lease has ended meanwhile; its host let nothing in"),
+        "fenced" => Error::new(
+            Reason::LeaseNotActive,
+            "what it was for has ended, or is in other hands, meanwhile; the host let nothing in",
+        ),
         "full" => {
             Error::new(Reason::NoSpace, "the host has no room to write down what runs; nothing ran: make room there")
         }

@@ -7,6 +7,7 @@
 //! not, a rename that was answered may be undone by a crash of the machine, never a file be half there.
 
 mod faults;
+mod gates;
 mod paths;
 mod tree;
 
@@ -20,10 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::faults::Doing;
 use super::sftp::{
-    Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RENAME, RMDIR, SETSTAT,
-    STAT, Session, Sftp, code, how, reader, writer,
+    Attributes, FSETSTAT, FSTAT, Fault, Handle, LSTAT, MKDIR, OPEN, Packet, READLINK, REMOVE, RMDIR, SETSTAT, STAT,
+    Session, Sftp, code, how, reader, writer,
 };
 use crate::error::{Error, Reason, Result};
+use crate::host::fence::Fence;
 use crate::host::files::{Entry, EntryType, Files, inside};
 
 /// Up to this many bytes are read over the shared session; more would delay the others.
@@ -35,6 +37,9 @@ pub(super) struct SftpFiles {
     sftp: Arc<Sftp>,
     /// Without links.
     root: PathBuf,
+    /// In whose names it is changed, and where their gates are.
+    fences: Arc<[Fence]>,
+    data_dir: PathBuf,
 }
 
 impl Sftp {
@@ -43,7 +48,25 @@ impl Sftp {
     /// # Errors
     /// `FILE_NOT_FOUND`, `NOT_A_DIRECTORY`, `HOST_UNREACHABLE`, `INTERFACE_NOT_SUPPORTED` when the machine has no sftp.
     pub async fn files(self: &Arc<Self>, root: &Path) -> Result<Arc<dyn Files>> {
-        let mut files = SftpFiles { sftp: Arc::clone(self), root: root.to_owned() };
+        self.files_behind(root, Path::new("/"), &[]).await
+    }
+
+    /// The same, to be changed in these names, whose gates are below `data_dir`: what comes late is `LEASE_NOT_ACTIVE`.
+    ///
+    /// # Errors
+    /// As [`Sftp::files`].
+    pub async fn files_behind(
+        self: &Arc<Self>,
+        root: &Path,
+        data_dir: &Path,
+        fences: &[Fence],
+    ) -> Result<Arc<dyn Files>> {
+        let mut files = SftpFiles {
+            sftp: Arc::clone(self),
+            root: root.to_owned(),
+            fences: fences.into(),
+            data_dir: data_dir.to_owned(),
+        };
         files.root = files
             .look(|session| {
                 let files = &files;
@@ -162,9 +185,9 @@ impl SftpFiles {
             .await?;
         let session = self.sftp.large().await?;
         let flags = how::WRITE | if create { how::CREATE } else { 0 };
-        match session.open(opening(&real, flags, create.then_some(0o600))).await {
+        match session.open(opening(&self.way(&real), flags, create.then_some(0o600))).await {
             Ok(handle) => Ok((handle, real)),
-            Err(fault) => Err(self.explain(&session, &doing, fault).await),
+            Err(fault) => Err(self.turned_away(&session, &doing, fault).await),
         }
     }
 
@@ -196,28 +219,6 @@ impl SftpFiles {
         }
     }
 
-    /// Moves an entry; `replace` false lets nothing be replaced.
-    async fn shift(
-        &self,
-        session: &Arc<Session>,
-        from: (&Path, &Path),
-        to: (&Path, &Path),
-        replace: bool,
-    ) -> Result<()> {
-        let packet = if replace && session.extensions.posix_rename {
-            Packet::extended("posix-rename@openssh.com").string(from.1.as_os_str().as_bytes())
-        } else {
-            // Which replaces nothing: OpenSSH's server links and unlinks files, so not even in a race.
-            at(RENAME, from.1)
-        };
-        let moved = session.done(packet.string(to.1.as_os_str().as_bytes())).await;
-        let Err(fault) = moved else {
-            self.sftp.with_versions(|versions| versions.renew(to.1));
-            return Ok(());
-        };
-        Err(self.not_moved(session, from, to, replace, fault).await)
-    }
-
     /// The directory that is to hold an entry, made where it is missing.
     async fn folder_for(&self, session: &Arc<Session>, path: &Path) -> Result<PathBuf> {
         let mut real = self.root.clone();
@@ -247,9 +248,9 @@ impl SftpFiles {
         doing: &Doing<'_>,
         parents: bool,
     ) -> Result<()> {
-        let Err(fault) = session.done(at(MKDIR, real).mode(mode)).await else { return Ok(()) };
+        let Err(fault) = session.done(at(MKDIR, &self.way(real)).mode(mode)).await else { return Ok(()) };
         if !fault.is(code::FAILURE) {
-            return Err(self.explain(session, doing, fault).await);
+            return Err(self.turned_away(session, doing, fault).await);
         }
         match session.attributes(at(if parents { STAT } else { LSTAT }, real)).await {
             Ok(attributes) if parents && kind(&attributes) == EntryType::Directory => Ok(()),
@@ -409,9 +410,9 @@ impl Files for SftpFiles {
         }
         self.make(&session, &real, Some(mode & 0o777), &doing, parents).await?;
         // The umask is the machine's; the mode is the caller's.
-        match session.done(at(SETSTAT, &real).mode(Some(mode & 0o777))).await {
+        match session.done(at(SETSTAT, &self.way(&real)).mode(Some(mode & 0o777))).await {
             Ok(()) => Ok(()),
-            Err(fault) => Err(self.explain(&session, &doing, fault).await),
+            Err(fault) => Err(self.turned_away(&session, &doing, fault).await),
         }
     }
 
@@ -425,11 +426,19 @@ impl Files for SftpFiles {
         };
         let doing = Doing::changing("removed", &path);
         let folder = kind(&attributes) == EntryType::Directory;
+        let way = self.way(&real);
         let removed = if folder && recursive {
-            tree::remove(&session, &real).await
+            let removed = tree::remove(&session, &way).await;
+            // To which all is gone that is not found.
+            if removed.is_ok()
+                && let Some(refusal) = self.shut(&session).await
+            {
+                return Err(refusal);
+            }
+            removed
         } else {
-            let gone = session.done(at(if folder { RMDIR } else { REMOVE }, &real)).await;
-            gone.map_err(|fault| (real.clone(), fault))
+            let gone = session.done(at(if folder { RMDIR } else { REMOVE }, &way)).await;
+            gone.map_err(|fault| (way.clone(), fault))
         };
         match removed {
             Ok(()) => Ok(()),
@@ -439,10 +448,20 @@ impl Files for SftpFiles {
                 Err(doing.error(Reason::DirectoryNotEmpty, "the directory is not empty"))
             }
             Err((entry, fault)) => {
-                let below = entry.strip_prefix(&real).unwrap_or(Path::new(""));
+                let below = entry.strip_prefix(&way).unwrap_or(Path::new(""));
                 let path = if below.as_os_str().is_empty() { path.clone() } else { path.join(below) };
-                Err(self.explain(&session, &Doing { path: &path, ..doing }, fault).await)
+                Err(self.turned_away(&session, &Doing { path: &path, ..doing }, fault).await)
             }
+        }
+    }
+
+    async fn discard(&self, path: &Path) -> Result<()> {
+        let path = inside(path)?;
+        let session = self.sftp.small().await?;
+        let real = self.named(&session, &path).await?;
+        match session.done(at(REMOVE, &real)).await {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(self.explain(&session, &Doing::changing("removed", &path), fault).await),
         }
     }
 

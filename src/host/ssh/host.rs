@@ -9,14 +9,15 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
-use super::clerk::Clerk;
+use super::clerk::{Clerk, Launch};
 use super::crew::Crew;
+use super::keeper::{launched, strays};
 use super::link::Link;
 use super::reason::explain;
 use super::sftp::Sftp;
 use super::words::spec;
 use crate::error::{Error, Reason, Result};
-use crate::host::fence::Fence;
+use crate::host::fence::{self, Fence, STEP_VARIABLE};
 use crate::host::files::Files;
 use crate::host::{Command, Exit, Host, Process, Ran, Run};
 
@@ -29,9 +30,10 @@ const LONG_WORK: Duration = Duration::from_mins(10);
 /// A machine that answers later than this is busy, if it lives.
 const BUSY: Duration = Duration::from_secs(8);
 /// From the start of a launched program until it can be known by its environment.
-const KNOWN: u32 = 200;
+const KNOWN: u32 = 1000;
 
 /// A machine that is reached over ssh.
+#[derive(Clone)]
 pub struct SshHost {
     crew: Arc<Crew>,
     sftp: Arc<Sftp>,
@@ -39,6 +41,8 @@ pub struct SshHost {
     address: String,
     /// Whether other daemons may come here, and late.
     fenced: bool,
+    /// In whose names it is used.
+    behind: Vec<Fence>,
 }
 
 impl SshHost {
@@ -47,7 +51,7 @@ impl SshHost {
     #[must_use]
     pub fn new(link: Arc<dyn Link>, data_dir: PathBuf, address: String) -> Self {
         let sftp = Sftp::new(Arc::clone(&link), address.clone());
-        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address, fenced: false }
+        Self { crew: Crew::new(link, data_dir.clone()), sftp, data_dir, address, fenced: false, behind: Vec::new() }
     }
 
     /// Keeps out what comes late in the name of a lease that has ended; see [`Host::fence_off`].
@@ -58,6 +62,28 @@ impl SshHost {
 
     async fn clerk(&self) -> Result<Arc<Clerk>> {
         self.crew.clerk().await
+    }
+
+    /// How many processes a line finds and strikes. In a name the clerk does it, who can look and strike at once.
+    async fn strike(&self, line: String) -> Result<u64> {
+        if self.behind.is_empty() {
+            return self.crew.keeper().await?.count(line).await;
+        }
+        self.clerk().await?.count(&line, &self.data_dir, &self.behind).await
+    }
+
+    /// Kills all whose environment holds this, until there is none.
+    async fn kill(&self, what: &str, line: String) -> Result<()> {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        while self.strike(line.clone()).await? > 0 {
+            if start.elapsed() >= SURVIVES {
+                return Err(Error::new(Reason::Internal, format!("{what} survive SIGKILL")));
+            }
+            let _ = timeout(pause, std::future::pending::<()>()).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// Runs a script of ours with `words`.
@@ -104,7 +130,14 @@ impl Host for SshHost {
         Some(shown)
     }
 
-    async fn spawn(&self, command: Command) -> Result<Process> {
+    fn behind(mut self: Arc<Self>, fence: Fence) -> Arc<dyn Host> {
+        Arc::make_mut(&mut self).behind.push(fence);
+        self
+    }
+
+    async fn spawn(&self, mut command: Command) -> Result<Process> {
+        fence::mark(&mut command, &self.behind);
+        command.fences.clone_from(&self.behind);
         self.crew.spawn(command).await
     }
 
@@ -116,15 +149,20 @@ impl Host for SshHost {
         if command.process_id.is_empty() {
             command.process_id = nameless();
         }
-        let spec = spec(&command, &self.data_dir)?;
-        let program = command.argv.first().map_or("", String::as_str);
-        let pid = self.clerk().await?.launch(&spec, program, &command.cwd, log).await?;
-        let keeper = self.crew.keeper().await?;
+        command.fences.clone_from(&self.behind);
+        let launch = Launch {
+            spec: &spec(&command, &self.data_dir)?,
+            program: command.argv.first().map_or("", String::as_str),
+            id: &command.process_id,
+            cwd: &command.cwd,
+            log,
+            records: &self.data_dir.join("launches"),
+        };
+        let clerk = self.clerk().await?;
+        let pid = clerk.launch(&launch).await?;
         // A moment passes between a program's start and its environment's being there to be read, by which it is known.
         for _ in 0..KNOWN {
-            if keeper.runs(pid, &command.lease_id).await?
-                || keeper.strike(None, pid, &command.process_id, "").await? == 0
-            {
+            if clerk.launched(&launch, pid).await? {
                 break;
             }
             let _ = timeout(Duration::from_millis(5), std::future::pending::<()>()).await;
@@ -141,7 +179,7 @@ impl Host for SshHost {
         let id = if keeper.runs(pid, lease_id).await? { keeper.mark_of(pid).await? } else { String::new() };
         let start = Instant::now();
         let first = if grace.is_zero() { Signal::KILL } else { Signal::TERM };
-        let mut left = keeper.strike_launched(Some(first), pid, lease_id, &id).await?;
+        let mut left = self.strike(launched(Some(first), pid, lease_id, &id)).await?;
         let mut pause = Duration::from_millis(2);
         while left > 0 {
             if start.elapsed() >= grace + SURVIVES {
@@ -151,7 +189,7 @@ impl Host for SshHost {
             let _ = timeout(pause, std::future::pending::<()>()).await;
             pause = (pause * 2).min(Duration::from_millis(50));
             let signal = (start.elapsed() >= grace).then_some(Signal::KILL);
-            left = keeper.strike_launched(signal, pid, lease_id, &id).await?;
+            left = self.strike(launched(signal, pid, lease_id, &id)).await?;
         }
         Ok(())
     }
@@ -162,25 +200,16 @@ impl Host for SshHost {
     }
 
     async fn end_strays(&self, lease_id: &str) -> Result<()> {
-        let keeper = self.crew.keeper().await?;
-        let start = Instant::now();
-        let mut pause = Duration::from_millis(2);
-        while keeper.kill_strays(lease_id).await? > 0 {
-            if start.elapsed() >= SURVIVES {
-                return Err(Error::new(Reason::Internal, format!("processes of lease {lease_id} survive SIGKILL")));
-            }
-            let _ = timeout(pause, std::future::pending::<()>()).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
-        }
-        Ok(())
+        let line = strays("DRYDOCK_LEASE_ID", lease_id);
+        self.kill(&format!("processes of lease {lease_id}"), line).await
+    }
+
+    async fn end_step(&self, holder: &str) -> Result<()> {
+        self.kill(&format!("processes of {holder}"), strays(STEP_VARIABLE, holder)).await
     }
 
     async fn make_folder(&self, path: &Path) -> Result<()> {
-        self.make_folder_behind(path, &[]).await
-    }
-
-    async fn make_folder_behind(&self, path: &Path, fences: &[Fence]) -> Result<()> {
-        self.clerk().await?.make_folder(path, &self.data_dir, fences).await
+        self.clerk().await?.make_folder(path, &self.data_dir, &self.behind).await
     }
 
     async fn fence_off(&self, fence: &Fence) -> Result<()> {
@@ -230,10 +259,21 @@ impl Host for SshHost {
         name.push(format!(".{:016x}", fastrand::u64(..)));
         let temporary = path.with_file_name(name);
         if text.len() <= SHORT && !text.contains('\0') {
-            return self.clerk().await?.write(path, &temporary, text).await;
+            return self.clerk().await?.write(path, &temporary, text, &self.data_dir, &self.behind).await;
         }
-        let ran = self.work(include_str!("sh/write.sh"), &[path, &temporary], text.as_bytes().to_vec()).await?;
-        if ran.exit == Some(Exit::Code(0)) { Ok(()) } else { Err(failed(&what(), &ran)) }
+        if !self.behind.is_empty() {
+            self.clerk().await?.pass(&self.data_dir, &self.behind).await?;
+        }
+        let way = fence::through(&self.behind, &self.data_dir, path);
+        let ran = self.work(include_str!("sh/write.sh"), &[path, &temporary, &way], text.as_bytes().to_vec()).await?;
+        if ran.exit == Some(Exit::Code(0)) {
+            return Ok(());
+        }
+        if !self.behind.is_empty() {
+            // It may have been shut in between.
+            self.clerk().await?.pass(&self.data_dir, &self.behind).await?;
+        }
+        Err(failed(&what(), &ran))
     }
 
     async fn free_bytes(&self, path: &Path) -> Result<u64> {
@@ -278,7 +318,7 @@ impl Host for SshHost {
     }
 
     async fn files(&self, root: &Path) -> Result<Arc<dyn Files>> {
-        self.sftp.files(root).await
+        self.sftp.files_behind(root, &self.data_dir, &self.behind).await
     }
 }
 

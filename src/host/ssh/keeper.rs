@@ -15,6 +15,8 @@ use crate::error::{Result, report};
 const KEEPER: &str = include_str!("sh/keeper.sh");
 const RUNNER: &str = include_str!("sh/runner.sh");
 const GROUP: &str = include_str!("sh/group.sh");
+/// What finds processes, for the keeper and the clerk.
+pub(super) const FIND: &str = include_str!("sh/find.sh");
 /// What starts a command, for the runner and the clerk.
 pub(super) const START: &str = include_str!("sh/start.sh");
 
@@ -84,7 +86,7 @@ impl Keeper {
             script.extend_from_slice(&value);
             script.push(b'\n');
         }
-        script.extend_from_slice(compact(&format!("{GROUP}{KEEPER}")).as_bytes());
+        script.extend_from_slice(compact(&format!("{GROUP}{FIND}{KEEPER}")).as_bytes());
         let (talk, said) = Talk::open(link, Purpose::Control, &script).await?;
         // Its process id, and the boot's.
         let boot = said.split_once(' ').map_or("", |(_, boot)| boot.trim());
@@ -137,7 +139,11 @@ impl Keeper {
         self.talk.ask(b":\n".to_vec(), PATIENCE).await.map(drop)
     }
 
-    async fn count(&self, request: String) -> Result<u64> {
+    /// Runs a line that prints a count.
+    ///
+    /// # Errors
+    /// `HOST_UNREACHABLE` when no answer comes.
+    pub(super) async fn count(&self, request: String) -> Result<u64> {
         let answer = self.talk.ask(request.into_bytes(), PATIENCE).await?;
         let body = String::from_utf8_lossy(&answer.body);
         body.trim().parse().map_err(|_| silent("the host gave an answer that makes no sense"))
@@ -154,19 +160,9 @@ impl Keeper {
         self.talk.ask(format!("dd_signal {number} {group}\n").into_bytes(), PATIENCE).await.map(drop)
     }
 
-    /// Kills all that run for a lease; answers how many there were.
-    pub(super) async fn kill_strays(&self, lease: &str) -> Result<u64> {
-        self.count(format!("dd_strays KILL {}\n", text(lease))).await
-    }
-
     /// How many commands are about to start, whoever told them to: they cannot be found by their lease yet.
     pub(super) async fn young(&self) -> Result<u64> {
         self.count("dd_young\n".to_owned()).await
-    }
-
-    /// Sends a signal, if any, to the tree of a launched process; `id` is its mark.
-    pub(super) async fn strike_launched(&self, signal: Option<Signal>, pid: i64, lease: &str, id: &str) -> Result<u64> {
-        self.count(format!("dd_launched {} {pid} {} {}\n", name(signal), text(lease), text(id))).await
     }
 
     /// The mark of a process, empty when it has none.
@@ -222,6 +218,16 @@ impl Keeper {
             tick.tick().await;
         }
     }
+}
+
+/// The line that kills all whose environment holds `NAME=value`, and prints how many there were.
+pub(super) fn strays(name: &str, value: &str) -> String {
+    format!("dd_strays KILL {}\n", text(&format!("{name}={value}")))
+}
+
+/// The line that sends a signal, if any, to the tree of a launched process, whose mark is `id`, and prints how many there are.
+pub(super) fn launched(signal: Option<Signal>, pid: i64, lease: &str, id: &str) -> String {
+    format!("dd_launched {} {pid} {} {}\n", name(signal), text(lease), text(id))
 }
 
 fn text(word: &str) -> String {

@@ -238,7 +238,7 @@ impl Drop for Upload {
         let (files, temporary) = (Arc::clone(&self.files), std::mem::take(&mut self.temporary));
         // The caller may be gone, and with it the task that runs this. With the lease the sibling goes at the latest.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { files.remove(&temporary, false).await });
+            runtime.spawn(async move { files.discard(&temporary).await });
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use drydock::error::Result;
+use drydock::host::fence::Fence;
 use drydock::host::files::Files;
 use drydock::host::local::LocalHost;
 use drydock::host::{Command, Host, Process, Ran, Run};
@@ -20,6 +21,10 @@ struct Bare(LocalHost);
 
 #[async_trait]
 impl Host for Bare {
+    fn behind(self: Arc<Self>, _: Fence) -> Arc<dyn Host> {
+        self
+    }
+
     fn data_dir(&self) -> &Path {
         self.0.data_dir()
     }

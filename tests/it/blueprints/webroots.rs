@@ -1,9 +1,12 @@
 //! `webroot` with the built-in server, over real sockets.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use drydock::blueprint::{Context, Step};
-use drydock::httpd::{Operation, folder_of};
+use drydock::error::Reason;
+use drydock::host::fence::Fence;
+use drydock::httpd::{Operation, folder_of, operate};
 use drydock::interface::httpd::{self, Progress};
 use drydock::model::StringMap;
 use serde_json::json;
@@ -11,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::servers::is_installed;
 use super::yard::Yard;
 
 /// The head and the body of an answer.
@@ -169,6 +173,38 @@ async fn a_document_root_lies_in_a_lease_of_the_same_owner() {
         let failure = yard.build(&mut ctx).await.unwrap_err();
         assert!(failure.permanent && failure.message.contains("neither under"), "{failure:?}");
         yard.end(&ctx).await;
+    }
+    yard.end_all().await;
+}
+
+#[tokio::test]
+async fn a_web_server_is_not_touched_in_the_name_of_a_lease_that_has_ended() {
+    let yard = Yard::on(|host| Arc::new(host.fenced()));
+    for driver in ["builtin", "nginx", "apache2"] {
+        if driver != "builtin" && !is_installed(driver) {
+            continue;
+        }
+        let mut ctx = yard.context("webroot", json!({"driver": driver}), &[]);
+        let facts = yard.build(&mut ctx).await.unwrap();
+        let fence = Fence { holder: ctx.lease.as_ref().unwrap().id.to_string(), epoch: 1 };
+        let place = yard.place(&ctx, "httpd").unwrap();
+        let late = place.clone().behind(fence.clone());
+        let before = httpd::status(&place).await.unwrap().pid;
+        yard.host.fence_off(&fence).await.unwrap();
+        for operation in [Operation::Stop, Operation::Restart] {
+            let (report, _) = tokio::sync::mpsc::unbounded_channel();
+            let error = operate(&late, operation, &report).await.unwrap_err();
+            assert_eq!(error.reason, Reason::LeaseNotActive, "{driver}: {error}");
+        }
+        let status = httpd::status(&late).await.unwrap();
+        assert!(status.running && status.pid == before, "{driver}");
+        assert!(fetch(&address(&facts), "/", "localhost").await.0.starts_with("HTTP/1.1 40"));
+        let seat = late.host.write_text(&folder_of(&late.root).join("site.json"), "").await;
+        assert_eq!(seat.unwrap_err().reason, Reason::LeaseNotActive);
+        // The lease after it may.
+        let next = place.behind(Fence { epoch: 2, ..fence });
+        let (report, _) = tokio::sync::mpsc::unbounded_channel();
+        assert!(operate(&next, Operation::Restart, &report).await.unwrap().running, "{driver}");
     }
     yard.end_all().await;
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use drydock::blueprint::{Context, EffectState, Effects, Endpoint, Failure, Met, Need, Registry, Step, all};
 use drydock::error::Result;
+use drydock::host::guard::Guard;
 use drydock::host::local::LocalHost;
 use drydock::host::{Host, Place};
 use drydock::model::id::{BlueprintId, LeaseId, ResourceId};
@@ -169,6 +170,7 @@ impl Yard {
             slots: Vec::new(),
             neighbours: Vec::new(),
             effects: Arc::new(Notes::default()),
+            guard: Guard::default(),
             cancel: CancellationToken::new(),
         }
     }

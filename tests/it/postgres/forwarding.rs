@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drydock::proto::v1;
 use drydock::proto::v1::command_service_client::CommandServiceClient;
@@ -11,6 +11,7 @@ use drydock::proto::v1::filesystem_service_client::FilesystemServiceClient;
 use drydock::proto::v1::lease_service_client::LeaseServiceClient;
 use drydock::proto::v1::system_service_client::SystemServiceClient;
 use rcgen::generate_simple_self_signed;
+use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection, Row as _};
 use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
@@ -142,6 +143,50 @@ async fn a_lease_is_used_through_a_daemon_whose_machine_it_is_not() {
     refused(&mut commands, "no sign of life").await;
     sqlx::query("DELETE FROM daemon WHERE home LIKE '%' || $1").bind(&gone).execute(&mut look).await.unwrap();
     refused(&mut commands, "no such daemon").await;
+}
+
+/// The owner is stopped, not dead: who asks it learns soon that it does not answer, and it goes on where it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_is_stopped_is_unreachable_until_it_goes_on() {
+    if !is_installed() {
+        return;
+    }
+    let database = database().await;
+    let third = Daemon::start(&database);
+    let (lease, own, other) = leased([Daemon::start(&database), Daemon::start(&database)]).await;
+    third.serves().await;
+    let strike = |signal: Signal| {
+        kill_process(Pid::from_raw(own.child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+    };
+    with_stdin(&other, &["fs", "write", &lease, "file"], b"x");
+    let look = async |daemon: &Daemon| {
+        let wanted = v1::StatFileRequest { lease_id: lease.clone(), path: "file".to_owned(), ..Default::default() };
+        let start = Instant::now();
+        let told = FilesystemServiceClient::new(daemon.channel().await).stat_file(wanted).await;
+        (told.map(|_| ()).map_err(|status| reason(&status)), start.elapsed())
+    };
+    // Under way over the connection that there is.
+    let mut frames =
+        CommandServiceClient::new(other.channel().await).exec(sleeping(&lease)).await.unwrap().into_inner();
+    let process = started(&mut frames).await;
+    strike(Signal::STOP);
+    let start = Instant::now();
+    let ((fresh, fresh_took), (open, open_took), (broken, broken_took)) =
+        tokio::join!(look(&third), look(&other), async { (end(frames).await, start.elapsed()) });
+    // Where there is no connection yet after 3 s, where there is one after two pings of 4 s each; and some time to run.
+    assert_eq!((fresh, open), (Err("HOST_UNREACHABLE".to_owned()), Err("HOST_UNREACHABLE".to_owned())));
+    assert!(fresh_took < Duration::from_secs(3 + 2), "{fresh_took:?}");
+    assert!(open_took < Duration::from_secs(8 + 3), "{open_took:?}");
+    assert_eq!((broken.code(), reason(&broken).as_str()), (Code::Unknown, "OUTCOME_UNKNOWN"), "{broken:?}");
+    assert!(broken_took < Duration::from_secs(8 + 3), "{broken_took:?}");
+
+    strike(Signal::CONT);
+    for daemon in [&third, &other] {
+        eventually("it answers again", async || look(daemon).await.0.ok()).await;
+    }
+    assert_eq!(other.ok(&["exec", &lease, "--", "echo", "here"]), "here\n");
+    // Nobody waits for the command any more.
+    eventually("the end of what nobody waits for", async || (!std::fs::exists(&process).unwrap()).then_some(())).await;
 }
 
 /// A channel to the door for daemons, with a certificate if there is one to show.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use drydock::error::{Error, Reason, Result};
+use drydock::host::fence::Fence;
 use drydock::host::files::Files;
 use drydock::host::local::LocalHost;
 use drydock::host::ssh::link::{Channel, Link, Purpose};
@@ -97,6 +98,9 @@ pub(crate) struct OverSftp {
 
 #[async_trait]
 impl Host for OverSftp {
+    fn behind(self: Arc<Self>, _: Fence) -> Arc<dyn Host> {
+        self
+    }
     fn data_dir(&self) -> &Path {
         self.local.data_dir()
     }

@@ -80,12 +80,14 @@ pub(super) async fn a_lapsed_claim_goes_back_and_its_step_leaves_nothing(ground:
     ground.store.hand_back(&stale).await.unwrap();
     let fresh = ground.claim().await.unwrap();
     assert_eq!((fresh.task.clone(), fresh.attempt), (stale.task.clone(), stale.attempt + 1));
+    assert_eq!((stale.lapsed, fresh.lapsed), (false, true), "who takes it over is told");
     // The old one can do nothing to the new one either.
     assert_eq!(ground.settle(&stale, Next::Done).await, Committed::FenceLost);
     ground.store.hand_back(&stale).await.unwrap();
     assert_eq!(ground.task(&fresh.task).await.state, TaskState::Running);
     assert_eq!(ground.settle(&fresh, Next::Again).await, Committed::Done(None));
     assert_eq!(ground.task(&fresh.task).await.crashes, 0, "a step that was finished ends the count");
+    assert!(!ground.claim().await.unwrap().lapsed);
 }
 
 pub(super) async fn five_crashes_are_poison_and_a_retry_is_another_life(ground: Ground) {

@@ -72,6 +72,7 @@ conformance! {
     batches::a_caller_that_leaves_takes_nothing_back,
     records::a_request_is_remembered_for_a_day_with_its_body,
     records::effects_are_begun_once_and_remembered,
+    records::who_has_lost_a_claim_writes_no_effects,
     records::what_is_old_is_taken_away_and_nothing_else,
     records::a_round_of_taking_away_is_bounded,
     records::daemons_that_live_are_on_record,

@@ -58,15 +58,15 @@ pub(super) async fn a_request_is_remembered_for_a_day_with_its_body(ground: Grou
 pub(super) async fn effects_are_begun_once_and_remembered(ground: Ground) {
     let resource = ground.insert_resource(&resource()).await;
     let store = &ground.store;
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({"url": "x"})).await.unwrap(), None);
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({})).await.unwrap(), Some(None));
-    store.finish_effect(&resource.id, "clone", &json!({"commit": "abc"})).await.unwrap();
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({"url": "x"}), None).await.unwrap(), None);
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({}), None).await.unwrap(), Some(None));
+    store.finish_effect(&resource.id, "clone", &json!({"commit": "abc"}), None).await.unwrap();
     let done = Some(Some(json!({"commit": "abc"})));
-    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({})).await.unwrap(), done);
-    store.begin_effect(&resource.id, "make", &json!({})).await.unwrap();
+    assert_eq!(store.begin_effect(&resource.id, "clone", &json!({}), None).await.unwrap(), done);
+    store.begin_effect(&resource.id, "make", &json!({}), None).await.unwrap();
     let all = store.effects_of(&resource.id).await.unwrap();
     assert_eq!(all, [("clone".to_owned(), Some(json!({"commit": "abc"}))), ("make".to_owned(), None)]);
-    store.forget_effect(&resource.id, "clone").await.unwrap();
+    store.forget_effect(&resource.id, "clone", None).await.unwrap();
     let id = resource.id.clone();
     store
         .write(move |tx| {
@@ -75,6 +75,26 @@ pub(super) async fn effects_are_begun_once_and_remembered(ground: Ground) {
         })
         .await
         .unwrap();
+    assert_eq!(store.effects_of(&resource.id).await.unwrap(), []);
+}
+
+pub(super) async fn who_has_lost_a_claim_writes_no_effects(ground: Ground) {
+    let resource = ground.insert_resource(&resource()).await;
+    let store = &ground.store;
+    let stale = ground.claim_of(resource.id.clone()).await;
+    let (one, two) = (json!({"nth": 1}), json!({"nth": 2}));
+    assert_eq!(store.begin_effect(&resource.id, "clone", &one, Some(&stale)).await.unwrap(), None);
+    ground.clock.advance(Duration::from_secs(31));
+    assert_eq!(store.reap(false).await.unwrap().returned, 1);
+    let fresh = ground.claim_of(resource.id.clone()).await;
+    store.finish_effect(&resource.id, "clone", &two, Some(&fresh)).await.unwrap();
+
+    let lost = |outcome: drydock::error::Result<()>| assert_eq!(outcome.unwrap_err().reason, Reason::EtagMismatch);
+    lost(store.begin_effect(&resource.id, "more", &one, Some(&stale)).await.map(drop));
+    lost(store.finish_effect(&resource.id, "clone", &one, Some(&stale)).await);
+    lost(store.forget_effect(&resource.id, "clone", Some(&stale)).await);
+    assert_eq!(store.effects_of(&resource.id).await.unwrap(), [("clone".to_owned(), Some(two))]);
+    store.forget_effect(&resource.id, "clone", Some(&fresh)).await.unwrap();
     assert_eq!(store.effects_of(&resource.id).await.unwrap(), []);
 }
 

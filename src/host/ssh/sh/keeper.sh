@@ -11,34 +11,6 @@ umask 077
 # Handled, so that a broken pipe does not end it before it has done its duty.
 trap : HUP INT QUIT TERM USR1 USR2 ALRM PIPE
 
-if printf 'a=1\000b=2\000' | grep -qxzF -e b=2; then
-    # Prints which of the files hold an entry.
-    dd_holding() {
-        dd_entry=$1
-        shift
-        grep -lsxzF -e "$dd_entry" "$@"
-    }
-else
-    dd_holding() {
-        dd_entry=$1
-        shift
-        grep -lsF -e "$dd_entry" "$@" | while read -r dd_file; do
-            if tr '\000' '\n' <"$dd_file" | grep -qxF -e "$dd_entry"; then printf '%s\n' "$dd_file"; fi
-        done
-    }
-fi
-
-# State and group of a process, as dd_state and dd_group.
-dd_look_at() {
-    dd_state=X dd_group=0
-    read -r dd_line <"/proc/$1/stat" || return 1
-    # The name, in parentheses, may hold anything.
-    dd_line=${dd_line##*) }
-    dd_state=${dd_line%% *}
-    dd_line=${dd_line#* * }
-    dd_group=${dd_line%% *}
-}
-
 # Sends a signal, 0 for none, to a group and to whoever has left it but carries the mark; prints how many there were.
 # $4 is the runner, if it lives.
 dd_strike() {
@@ -76,47 +48,6 @@ dd_signal() {
     dd_kill_group "$1" "$2" || kill -s "$1" "$2" || :
 }
 
-# Sends a signal, 0 for none, to the processes whose environments these are, all at once; prints how many there are.
-dd_send() {
-    dd_with=$1 dd_pids='' dd_count=0
-    shift
-    for dd_file; do
-        dd_pid=${dd_file#/proc/}
-        dd_pids="$dd_pids ${dd_pid%/environ}" dd_count=$((dd_count + 1))
-    done
-    # shellcheck disable=SC2086
-    if [ "$dd_with" != 0 ] && [ "$dd_count" != 0 ]; then kill -s "$dd_with" $dd_pids; fi
-    printf %s "$dd_count"
-}
-
-# Sends a signal to all that run for a lease, but not to what a user has merely named after it. There may be thousands.
-dd_strays() {
-    dd_files=$(dd_holding "DRYDOCK_LEASE_ID=$2" /proc/[0-9]*/environ)
-    # Without a file, grep would read our requests.
-    # shellcheck disable=SC2086
-    if [ -n "$dd_files" ]; then dd_files=$(grep -lsF -e DRYDOCK_PROCESS_ID= $dd_files); fi
-    # shellcheck disable=SC2086
-    dd_send "$1" $dd_files
-}
-
-# Sends a signal to a launched process's tree: $2 is its pid, $3 its lease, $4 its mark if that is known.
-dd_launched() {
-    dd_files=$(dd_holding "DRYDOCK_LEASE_ID=$3" /proc/[0-9]*/environ)
-    dd_marked='' dd_found=''
-    # shellcheck disable=SC2086
-    if [ -n "$4" ] && [ -n "$dd_files" ]; then dd_marked=$(dd_holding "DRYDOCK_PROCESS_ID=$4" $dd_files); fi
-    for dd_file in $dd_files; do
-        dd_pid=${dd_file#/proc/}
-        if dd_look_at "${dd_pid%/environ}" && [ "$dd_group" = "$2" ]; then dd_found="$dd_found $dd_file"; fi
-    done
-    for dd_file in $dd_marked; do
-        dd_pid=${dd_file#/proc/}
-        if dd_look_at "${dd_pid%/environ}" && [ "$dd_group" != "$2" ]; then dd_found="$dd_found $dd_file"; fi
-    done
-    # shellcheck disable=SC2086
-    dd_send "$1" $dd_found
-}
-
 # Prints how many commands, of whatever daemon, are between being written down and their start: nobody knows them yet by
 # their environment.
 dd_young() {
@@ -127,7 +58,21 @@ dd_young() {
     done
     # shellcheck disable=SC2086
     if [ -n "$dd_files" ]; then dd_count=$(grep -lsF -e "$dd_data/run/" $dd_files | wc -l); fi
+    for dd_file in "$dd_data/launches"/*; do
+        if dd_is_young "$dd_file"; then dd_count=$((dd_count + 1)); fi
+    done
     printf %s "$dd_count"
+}
+
+# Whether what is being launched, by this record, is no program yet. An old record is of a clerk that was killed: the number
+# may be somebody else's by now.
+dd_is_young() {
+    read -r dd_id <"$1" || return 1
+    dd_pid=${1##*/}
+    if ! dd_look_at "$dd_pid"; then return 1; fi
+    case $dd_state-$dd_id in Z-* | X-* | ?-!*) return 1 ;; esac
+    [ -z "$(dd_holding "DRYDOCK_PROCESS_ID=$dd_id" "/proc/$dd_pid/environ")" ] &&
+        [ -n "$(find "$1" -prune -mmin -1)" ]
 }
 
 # The mark of a process.
@@ -276,7 +221,11 @@ dd_sweep() {
         if [ "$dd_its_boot" != "$dd_boot" ] || [ "$(dd_birth "$dd_pid")" != "$dd_born" ]; then rm -rf "$dd_other"; fi
     done
     # No daemon is paused for so many days, and then goes on.
-    if [ -d "$dd_data/fences" ]; then find "$dd_data/fences" -type f -mtime +30 -exec rm -f {} +; fi
+    for dd_other in fences gates launches; do
+        if [ ! -d "$dd_data/$dd_other" ]; then continue; fi
+        find "$dd_data/$dd_other" -type f -mtime +30 -exec rm -f {} +
+        find "$dd_data/$dd_other" -type d -mtime +30 -exec rmdir {} +
+    done
 }
 
 dd_folder=$dd_data/run/$dd_name
