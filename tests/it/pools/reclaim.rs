@@ -6,6 +6,7 @@ use std::time::Duration;
 use drydock::engine::ExplainSubject;
 use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
+use drydock::store::Scope;
 
 use super::{MINUTE, active, coloured, give_back, hold, kept, most_at_once, pass, settled};
 use crate::queue::invariants;
@@ -182,13 +183,24 @@ async fn one_lease_has_one_taken_down_and_the_first_in_the_queue_is_the_first_to
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_ahead_could_use_is_left_for_him() {
     let world = Arc::new(World::default());
-    let bench = Bench::start(1, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
+    let bench = Bench::start(2, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
     let red = hold(&bench, &admin(), coloured("box", "red")).await;
     pass(&bench, Duration::from_mins(10)).await;
     let again = bench.queue(coloured("box", "red")).await;
     let blue = bench.queue(coloured("box", "blue")).await;
     settled(&bench).await;
+    // The one ahead is about to go when it becomes free, and the one behind looks first.
+    let store = bench.engine().store();
+    let first = bench.task_of(again.as_str()).await.unwrap();
+    bench.engine().retry_task(&admin(), first.id.as_str(), None).await.unwrap();
+    let claim = store.claim(&Scope::Root(again.clone()), "elsewhere/1").await.unwrap().unwrap();
     bench.release(&red).await;
+    bench.reaches(&red, LeaseState::Destroyed).await;
+    let second = bench.task_of(blue.as_str()).await.unwrap();
+    bench.engine().retry_task(&admin(), second.id.as_str(), None).await.unwrap();
+    bench.idle_but_one().await;
+    assert_eq!(active(&bench, "box").await.len(), 1);
+    store.hand_back(&claim).await.unwrap();
     bench.reaches(&again, LeaseState::Active).await;
     settled(&bench).await;
     assert_eq!(world.calls(Phase::Build, "box").len(), 1);
@@ -221,6 +233,24 @@ async fn a_lease_whose_room_went_to_another_has_nothing_else_taken_down() {
     assert_eq!(bench.state(&blue).await, LeaseState::Pending, "it had its one");
     assert_eq!(active(&bench, "box").await[0].attributes["colour"], "green");
     pass(&bench, Duration::from_mins(30)).await;
+    bench.reaches(&blue, LeaseState::Active).await;
+    bench.release(&blue).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_used_again_is_not_taken_down() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
+    let red = hold(&bench, &admin(), coloured("box", "red")).await;
+    give_back(&bench, &red).await;
+    // It was nobody's for a while, and is no longer.
+    pass(&bench, Duration::from_mins(10)).await;
+    let again = hold(&bench, &admin(), coloured("box", "red")).await;
+    let blue = bench.queue(coloured("box", "blue")).await;
+    assert_eq!(waits(&bench, &blue).await, "LIMIT_REACHED");
+    assert_eq!((bench.state(&again).await, bench.lease(&blue).await.reclaimed), (LeaseState::Active, None));
+    bench.release(&again).await;
     bench.reaches(&blue, LeaseState::Active).await;
     bench.release(&blue).await;
     bench.assert_nothing_left().await;

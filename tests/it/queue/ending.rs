@@ -180,6 +180,10 @@ async fn a_restart_in_the_middle_goes_on_with_the_same_lease() {
     world.will("wall", Phase::Build, [Fate::Block(Arc::clone(&gate))]);
     let root = bench.queue(ask("castle")).await;
     gate.begun().await;
+    bench.restart(0).await;
+    let wall = bench.resources("wall").await.remove(0);
+    let task = bench.task_of(wall.id.as_str()).await.unwrap();
+    assert_eq!((task.failures, task.crashes), (0, 0), "the daemon's end is no failure of the build: {task:?}");
     bench.restart(1).await;
     bench.reaches_in_time(&root, LeaseState::Active).await;
     let tree = bench.engine().store().tree(&root).await.unwrap();

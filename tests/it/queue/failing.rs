@@ -8,7 +8,8 @@ use drydock::error::Reason;
 use drydock::model::{LeaseState, ResourceState};
 use drydock::store::ListQuery;
 
-use super::capacity::{lasting, take_down};
+use super::capacity::{end, lasting, take_down};
+use super::invariants;
 use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
 
 crate::postgres::on_postgres_too! {
@@ -22,6 +23,7 @@ crate::postgres::on_postgres_too! {
     a_build_that_always_panics_breaks_the_lease_in_the_end,
     a_blueprint_that_asks_for_what_it_has_breaks_its_lease,
     a_resource_that_cannot_be_built_is_taken_down_before_the_next_try,
+    a_lease_is_not_set_up_on_what_has_gone_meanwhile,
     what_has_failed_waits_longer_and_longer,
     what_waits_to_be_tried_again_is_woken_like_any_other,
     an_operator_has_a_task_tried_again_at_once,
@@ -98,6 +100,8 @@ async fn a_resource_that_breaks_under_the_set_up_is_replaced() {
     let root = bench.reaches(&root, LeaseState::Active).await;
     assert_ne!(root.resource_id.unwrap(), first);
     assert_eq!(root.reacquires, 1);
+    // It holds nothing of what it had before.
+    invariants::assert_hold(&bench.database()).await;
     bench.release(&root.id).await;
     bench.assert_nothing_left().await;
 }
@@ -257,4 +261,21 @@ async fn an_operator_has_a_task_tried_again_at_once() {
     bench.reaches(&lease, LeaseState::Active).await;
     bench.release(&lease).await;
     bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_not_set_up_on_what_has_gone_meanwhile() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    // The only worker sets it up while its resource is released, so that nobody takes that down before.
+    let bench = Bench::start(1, Arc::clone(&world), vec![lasting(&world, "box", 1, 1)]).await;
+    world.will("box", Phase::Prepare, [Fate::Slow(Arc::clone(&gate))]);
+    let lease = bench.queue(ask("box")).await;
+    gate.begun().await;
+    let first = bench.lease(&lease).await.resource_id.unwrap();
+    bench.engine().release_resource(&admin(), first.as_str(), true, None).await.unwrap();
+    gate.open();
+    let lease = bench.reaches(&lease, LeaseState::Active).await;
+    assert_eq!((lease.resource_id == Some(first), lease.reacquires), (false, 1));
+    end(&bench, &[lease.id], &["box"]).await;
 }
