@@ -151,7 +151,7 @@ impl Tx {
         match scope {
             Scope::Any => self.claim_any(worker).await,
             Scope::Root(root) => {
-                // The tree of this root, and whatever that tree waits for, however far away.
+                // The tree of this root, and whatever that tree waits for, however far away. Few tasks: no index of ready ones is of use.
                 let statement = sql(
                     "UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 WHERE id = \
                      (WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
@@ -162,7 +162,7 @@ impl Tx {
                 .on_postgres(claim_on_postgres!(
                     "WITH RECURSIVE near (id, subject) AS (SELECT id, subject FROM task WHERE root_id = $3 AND state <> 'DONE' \
                      UNION SELECT t.id, t.subject FROM near JOIN wait w ON w.task_id = near.id JOIN task t ON t.subject = w.on_id),",
-                    "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state = 'READY' AND (t.home IS NULL OR t.home = $4) \
+                    "SELECT t.id FROM task t WHERE t.id IN (SELECT id FROM near) AND t.state || '' = 'READY' AND (t.home IS NULL OR t.home = $4) \
                      ORDER BY t.band, t.ord, t.depth DESC, t.id LIMIT 1 FOR UPDATE OF t SKIP LOCKED"
                 ))
                 .bind(worker.to_owned())

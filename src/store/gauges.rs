@@ -16,7 +16,7 @@ pub(super) const QUEUES: &str = "SELECT resource_type, count(*) AS n, min(create
      (SELECT resource_type, create_time FROM lease WHERE state = 'PENDING' AND allocating IS NULL ORDER BY resource_type, ord, id LIMIT 200000) \
      AS queue GROUP BY resource_type";
 pub(super) const TASKS: &str = "SELECT (SELECT count(*) FROM task WHERE state = 'READY') AS ready, \
-     (SELECT count(*) FROM task WHERE state = 'RUNNING') AS running, (SELECT count(*) FROM task WHERE state = 'DEAD') AS dead";
+     (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claim_until IS NOT NULL) AS running, (SELECT count(*) FROM task WHERE state = 'DEAD') AS dead";
 /// One that is ACTIVE leaks the place of a lease that has ended, one that has ended leaks itself.
 pub(super) const LEAKED: &str = "SELECT count(*) AS n, CAST(coalesce(sum(CAST($1 AS BIGINT) - coalesce(r.end_time, \
      (SELECT min(l.end_time) FROM lease l WHERE l.resource_id = r.id AND l.state IN ('ACQUIRED', 'ACTIVE', 'RELEASED', 'BROKEN')), \

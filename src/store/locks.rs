@@ -55,14 +55,24 @@ impl Tx {
         !self.is_shared() || !self.holds_a_pool() || self.locks.contains(&Lock::Pool(pool_of(resource_type)))
     }
 
+    /// Whether a tree can be waited for, since nothing is ours yet that somebody may wait for.
+    pub(super) fn may_wait_for_tree(&self) -> bool {
+        self.is_shared() && self.locks.is_empty() && !self.has_written_at_all()
+    }
+
+    /// A tree was taken.
+    pub(super) fn has_tree(&mut self, root: &LeaseId) {
+        self.locks.insert(Lock::Tree(root.clone()));
+    }
+
     /// This tree is ours until the commit.
     pub(super) async fn lock_tree(&mut self, root: &LeaseId) -> Result<()> {
         if !self.is_shared() || self.locks.contains(&Lock::Tree(root.clone())) {
             return Ok(());
         }
-        if self.locks.is_empty() && !self.has_written_at_all() {
+        if self.may_wait_for_tree() {
             self.fetch(sql("SELECT pg_advisory_xact_lock(1, hashtext($1))").bind(root.to_string())).await?;
-            self.locks.insert(Lock::Tree(root.clone()));
+            self.has_tree(root);
             return Ok(());
         }
         if self.try_tree(root).await? {

@@ -31,8 +31,10 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 ];
 
 /// What `PostgreSQL` alone has, after those.
-const ON_POSTGRES: &[(i64, &str, &str)] =
-    &[(1001, "many daemons", include_str!("migrations/postgres/1001_many_daemons.sql"))];
+const ON_POSTGRES: &[(i64, &str, &str)] = &[
+    (1001, "many daemons", include_str!("migrations/postgres/1001_many_daemons.sql")),
+    (1002, "claims aside", include_str!("migrations/postgres/1002_claims_aside.sql")),
+];
 
 impl Store {
     /// Opens the database, a file being made when missing, and brings it to this version.

@@ -144,7 +144,7 @@ impl Store {
     /// All daemons, by start time.
     pub async fn daemons(&self) -> Result<Vec<Daemon>> {
         sql(
-            "SELECT *, (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claimed_by LIKE daemon.id || '/%') AS claims \
+            "SELECT *, (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claim_until IS NOT NULL AND claimed_by LIKE daemon.id || '/%') AS claims \
              FROM daemon ORDER BY start_time, id",
         )
         .fetch_all(self.readers()).await?

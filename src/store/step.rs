@@ -187,6 +187,9 @@ const LEASE_SHARED: &str = "SELECT state FROM lease WHERE id = $1 FOR SHARE SKIP
 const RESOURCE: &str = "SELECT state FROM resource WHERE id = $1";
 const RESOURCE_SHARED: &str = "SELECT state FROM resource WHERE id = $1 FOR SHARE SKIP LOCKED";
 
+/// The fence, and the tree.
+const HOLD: &str = "SELECT baton FROM task, pg_advisory_xact_lock(1, hashtext($3)) WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
+
 /// A look at a row that others may be about to change, where there are others.
 fn shared(alone: &'static str, among_others: &'static str) -> Statement {
     if without(Rule::RowLock) { sql(alone) } else { sql(alone).on_postgres(among_others) }
@@ -201,6 +204,11 @@ impl Tx {
     /// The fence: `None` when this claim is no longer the task's. Else the baton that the task carries by now, which may
     /// have been handed to it after the claim.
     async fn hold(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
+        if let Some(root) = claim.root.as_ref().filter(|_| self.may_wait_for_tree()) {
+            if !matches!(claim.subject, Subject::Resource(_)) && !without(Rule::Fence) {
+                return self.hold_at_once(claim, root).await;
+            }
+        }
         if let Some(root) = &claim.root {
             self.lock_tree(root).await?;
         }
@@ -215,6 +223,17 @@ impl Tx {
             .bind(claim.task.to_string())
             .bind(claim.attempt);
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
+    }
+
+    /// The same in one trip to the server. What the fence saw is as old as the wait for the tree: a claim that was lost meanwhile is
+    /// found by [`Tx::settle`], and a baton that came meanwhile is for the next step.
+    async fn hold_at_once(&mut self, claim: &Claim, root: &LeaseId) -> Result<Option<Option<String>>> {
+        let statement = sql(HOLD).bind(claim.task.to_string()).bind(claim.attempt).bind(root.to_string());
+        let held = self.fetch_one(statement).await?;
+        if held.is_some() {
+            self.has_tree(root);
+        }
+        held.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
     /// Takes the steps along that need nothing but this transaction, the best first and whosever they are.
@@ -258,23 +277,36 @@ impl Tx {
     /// Ends a step: the task is parked, ready again or done, and the baton goes on. `false`, and all of the step must go, when
     /// the claim was lost since the look at it.
     async fn settle(&mut self, claim: &Claim, next: &Next, carried: Option<String>, baton: Baton) -> Result<bool> {
+        if *next == Next::Done {
+            let Some(handed) = self.finish(claim).await? else { return Ok(false) };
+            // One that another daemon handed over since the look has nobody else to go to.
+            if let Some(pool) = handed.filter(|handed| carried.as_ref() != Some(handed)) {
+                self.wake_pool(&pool, Some(&claim.task)).await?;
+            }
+            self.hand_on(claim, carried, baton).await?;
+            return Ok(true);
+        }
         let held = self.settle_task(claim, next, carried.is_some()).await?;
+        self.hand_on(claim, carried, baton).await?;
+        Ok(held)
+    }
+
+    async fn hand_on(&mut self, claim: &Claim, carried: Option<String>, baton: Baton) -> Result<()> {
         match (&carried, baton) {
             (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await?,
             (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await?,
             _ => {}
         }
-        Ok(held)
+        Ok(())
     }
 
     async fn settle_task(&mut self, claim: &Claim, next: &Next, carried: bool) -> Result<bool> {
         let (waits, until, error) = match next {
-            Next::Done => return self.finish(claim).await,
-            Next::Again => (&[][..], None, None),
+            Next::Done | Next::Again => (&[][..], None, None),
             Next::Park { waits, until } => (waits.as_slice(), *until, None),
             Next::Retry { waits, until, error } => (waits.as_slice(), Some(*until), Some(error)),
         };
-        let mut may_park = *next != Next::Again;
+        let mut may_park = !matches!(next, Next::Done | Next::Again);
         for wait in waits {
             if matches!(wait, Wait::Pool(_)) {
                 self.lock_pool(&wait.on()).await?;
@@ -317,23 +349,26 @@ impl Tx {
         Ok(held)
     }
 
-    async fn finish(&mut self, claim: &Claim) -> Result<bool> {
+    /// The task is done: the baton that it carried up to now; `None` when the claim was lost.
+    async fn finish(&mut self, claim: &Claim) -> Result<Option<Option<String>>> {
         if self.session.dialect() == Dialect::Sqlite {
             self.replace_waits(claim, &[]).await?;
         }
         let statement = sql(
             "UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
-             AND state = 'RUNNING' AND attempt = $2",
+             AND state = 'RUNNING' AND attempt = $2 RETURNING baton",
         )
         // In one, since each statement is a trip to the server.
         .on_postgres(
-            "WITH gone AS (DELETE FROM wait WHERE task_id = $1) \
-             UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
-             AND state = 'RUNNING' AND attempt = $2",
+            "WITH gone AS (DELETE FROM wait WHERE task_id = $1), \
+             held AS MATERIALIZED (SELECT id, baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2 FOR UPDATE) \
+             UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL FROM held \
+             WHERE task.id = held.id RETURNING held.baton",
         )
         .bind(claim.task.to_string())
         .bind(claim.attempt);
-        Ok(self.execute(statement).await? == 1)
+        let ended = self.execute_returning(statement).await?;
+        ended.first().map(|row| super::row::Columns(row).maybe_text("baton")).transpose()
     }
 
     async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {

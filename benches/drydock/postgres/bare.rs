@@ -14,20 +14,19 @@ use super::server::{Server, connect, run};
 use crate::daemon::PATIENCE;
 use crate::figures::{number, pause};
 
-const BEGIN: &str =
-    "BEGIN; SET LOCAL lock_timeout = 200; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
-const TREE: &str = "SELECT pg_advisory_xact_lock(1, hashtext($1))";
-const FENCE: &str = "SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
-const DONE: &str = "WITH gone AS (DELETE FROM wait WHERE task_id = $1) \
-                    UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL WHERE id = $1 \
-                    AND state = 'RUNNING' AND attempt = $2";
+const BEGIN: &str = "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";
+const HOLD: &str = "SELECT baton FROM task, pg_advisory_xact_lock(1, hashtext($3)) WHERE id = $1 AND state = 'RUNNING' AND attempt = $2";
+const DONE: &str = "WITH gone AS (DELETE FROM wait WHERE task_id = $1), \
+                    held AS MATERIALIZED (SELECT id, baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2 FOR UPDATE) \
+                    UPDATE task SET state = 'DONE', run_at = NULL, claimed_by = NULL, claim_until = NULL, baton = NULL FROM held \
+                    WHERE task.id = held.id RETURNING held.baton";
 const CLAIM: &str = "WITH best AS MATERIALIZED (SELECT id FROM task WHERE state = 'READY' AND (home IS NULL OR home = $3) AND (band, ord) >= ($4, $5) \
                      ORDER BY band, ord, depth DESC, id LIMIT 1 FOR UPDATE SKIP LOCKED) \
                      UPDATE task SET state = 'RUNNING', claimed_by = $1, claim_until = $2, attempt = attempt + 1 \
                      FROM best WHERE task.id = best.id RETURNING task.*";
 const COMMIT: &str = "COMMIT";
 /// A step, as the store takes it.
-const STEP: [&str; 6] = [BEGIN, TREE, FENCE, DONE, CLAIM, COMMIT];
+const STEP: [&str; 5] = [BEGIN, HOLD, DONE, CLAIM, COMMIT];
 
 /// As many connections as there are workers, each in this loop for a while: steps a second.
 pub(crate) async fn steps_a_second(url: &str, span: Duration) -> Result<f64> {
@@ -40,8 +39,7 @@ pub(crate) async fn steps_a_second(url: &str, span: Duration) -> Result<f64> {
             let (id, root): (String, String) = (claim.try_get("id")?, claim.try_get("root_id")?);
             let (attempt, ord): (i64, i64) = (claim.try_get("attempt")?, claim.try_get("ord")?);
             begin(&mut connection).await?;
-            sqlx::query(TREE).bind(&root).execute(&mut connection).await?;
-            let held = sqlx::query(FENCE).bind(&id).bind(attempt).fetch_optional(&mut connection).await?;
+            let held = sqlx::query(HOLD).bind(&id).bind(attempt).bind(&root).fetch_optional(&mut connection).await?;
             ensure!(held.is_some(), "{id} was lost");
             sqlx::query(DONE).bind(&id).bind(attempt).execute(&mut connection).await?;
             claim = self::claim(&mut connection, &worker, ord).await?;
@@ -100,7 +98,7 @@ where
     for _ in 0..WORKERS {
         let mut connection = connect(url).await?;
         // As each connection of the store.
-        run(&mut connection, "SET statement_timeout = '30s'; SET timezone = 'UTC'".to_owned()).await?;
+        run(&mut connection, "SET statement_timeout = '30s'; SET lock_timeout = '200ms'; SET timezone = 'UTC'".to_owned()).await?;
         connections.push(connection);
     }
     let (count, started) = (Arc::new(AtomicU64::new(0)), Instant::now());

@@ -27,8 +27,8 @@ const PREPARED: usize = 512;
 /// What this release knows how to use.
 const OLDEST: i32 = 150_000;
 /// Of each session: a statement that takes longer is of no use to anybody, and a transaction that stands still holds up others.
-const SETTINGS: &str =
-    "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET timezone = 'UTC'";
+const SETTINGS: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'; SET lock_timeout = '200ms'; \
+                        SET timezone = 'UTC'";
 /// Of those that tell, listen and renew claims: nothing is lost with a NOTIFY that a sweep would not find, nor with a heartbeat that the next
 /// one does not make good, so they need not wait for the disk.
 const ASIDE: &str = "SET statement_timeout = '30s'; SET timezone = 'UTC'; SET synchronous_commit = off";

@@ -80,6 +80,9 @@ fn cells(row: &PgRow) -> Result<Vec<Cell>, sqlx::Error> {
         .collect()
 }
 
+/// How long a transaction waits for a lock at first.
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
+
 /// A connection on which a transaction runs.
 pub(super) struct Session {
     connection: PoolConnection<Postgres>,
@@ -123,10 +126,12 @@ impl tx::Session for Session {
     async fn begin(&mut self) -> Result<Option<Micros>> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.open = true;
-        let text = format!(
-            "BEGIN; SET LOCAL lock_timeout = {}; SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now",
-            self.patience.as_millis()
-        );
+        let patience = match self.patience {
+            // As it is said to each connection.
+            PATIENCE => String::new(),
+            longer => format!(" SET LOCAL lock_timeout = {};", longer.as_millis()),
+        };
+        let text = format!("BEGIN;{patience} SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now");
         match sqlx::raw_sql(AssertSqlSafe(text)).fetch_one(&mut *self.connection).await.and_then(|row| row.try_get(0)) {
             Ok(now) => Ok(Some(now)),
             Err(error) => Err(self.fails(error)),

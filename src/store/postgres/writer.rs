@@ -8,7 +8,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::session::Session;
+use super::session::{self, Session};
 use super::tidings::Tidings;
 use super::{Readers, failure, pause};
 use crate::clock::SharedClock;
@@ -69,7 +69,7 @@ impl Writer {
         loop {
             let is_last = met + 1 >= RUNS || lost + 1 >= CONNECTIONS || begun.elapsed() > PATIENCE;
             // Longer each time: a lock that is merely slow in coming is got in the end.
-            let patience = Duration::from_millis(200 * u64::from(met + 1)).min(Duration::from_secs(3));
+            let patience = (session::PATIENCE * (met + 1)).min(Duration::from_secs(3));
             let (trouble, again, error) = match self.run(operation, patience).await {
                 End::Answered => return,
                 End::Again(trouble, again, error) => (trouble, again, error),

@@ -186,6 +186,45 @@ async fn what_a_rival_let_go_of_is_found() {
     assert_eq!(LeaseId::parse(claim.subject.as_str()), Some(waiting.id));
 }
 
+/// Who is handed the baton of a pool while it does its last step hands it on to the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_baton_that_comes_during_the_last_step_goes_on() {
+    let Some(two) = two().await else { return };
+    let wait = || vec![Wait::Pool("yard".to_owned())];
+    let (first, claim) = two.claimed().await;
+    park(&two.one, &claim, wait()).await;
+    let (_, next) = two.claimed().await;
+    park(&two.one, &next, wait()).await;
+    let subject = Subject::from(first.id.clone());
+    let wake = two.other.write(move |tx| {
+        let subject = subject.clone();
+        Box::pin(async move { tx.wake_task(&subject).await })
+    });
+    wake.await.unwrap();
+    let claim = two.one.claim(&Scope::Root(first.id), "one/w0").await.unwrap().unwrap();
+    let (begun, mut has_begun) = watch::channel(false);
+    let (go_on, going) = watch::channel(false);
+    let one = two.one.clone();
+    let last = tokio::spawn(async move {
+        let step = one.commit_step(&claim, None, move |_| {
+            let (begun, mut going) = (begun.clone(), going.clone());
+            Box::pin(async move {
+                begun.send_replace(true);
+                let _ = going.wait_for(|go| *go).await;
+                Ok((Next::Done, Baton::Pass))
+            })
+        });
+        step.await
+    });
+    has_begun.wait_for(|begun| *begun).await.unwrap();
+    let free = two.other.write(|tx| Box::pin(async move { tx.wake_pool("pool:yard", None).await }));
+    free.await.unwrap();
+    assert_eq!(two.state(&next).await, TaskState::Parked, "the baton is the first one's");
+    go_on.send_replace(true);
+    assert_eq!(last.await.unwrap().unwrap(), Committed::Done(None));
+    assert_eq!(two.state(&next).await, TaskState::Ready, "the baton is lost");
+}
+
 /// A step that ends when its claim is lost, and tells of both.
 #[derive(Default)]
 struct Stuck {

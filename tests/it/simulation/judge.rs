@@ -66,6 +66,11 @@ impl Judge {
         self.file.prepare_cached(statement).unwrap().query_row([of], |row| row.get(0)).unwrap()
     }
 
+    /// What somebody has claimed.
+    pub(super) fn claimed(&self) -> Vec<String> {
+        self.texts("SELECT subject FROM task WHERE state = 'RUNNING'")
+    }
+
     /// What must not be, as of now.
     pub(super) fn breaches(&self) -> Vec<String> {
         let mut found = Vec::new();

@@ -240,7 +240,8 @@ impl Life {
             let life = Arc::clone(self);
             all.spawn(async move {
                 life.until(at).await;
-                life.tale.stage.excuse();
+                let claimed = life.tale.judge.lock().unwrap().claimed();
+                life.tale.stage.excuse(claimed);
                 life.clock.hear(life.clock.now() + micros(STANDSTILL));
             });
         }

@@ -3,7 +3,7 @@
 //! How long a call takes and whether it works is a matter of the seed and of the name of what it is for, not of the order of
 //! the calls: two orders of the same work have the same work to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -93,9 +93,11 @@ struct Journal {
     set_up: BTreeMap<String, String>,
     /// Calls that run, by subject.
     under_way: BTreeMap<String, usize>,
+    /// Of those, the ones that others may have taken over.
+    ghosts: BTreeMap<String, usize>,
+    /// Subjects whose next call is one of those.
+    doomed: BTreeSet<String>,
     tries: BTreeMap<String, u64>,
-    /// Calls that may begin although the same is under way.
-    excused: usize,
     complaints: Vec<String>,
 }
 
@@ -117,15 +119,22 @@ struct UnderWay<'s> {
     subject: String,
 }
 
+/// One less of these.
+fn leave(calls: &mut BTreeMap<String, usize>, subject: &str) {
+    if let Some(count) = calls.get_mut(subject) {
+        *count -= 1;
+        if *count == 0 {
+            calls.remove(subject);
+        }
+    }
+}
+
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        let under_way = &mut self.stage.journal.lock().unwrap().under_way;
-        let left = under_way.get(&self.subject).map_or(0, |count| count - 1);
-        if left == 0 {
-            under_way.remove(&self.subject);
-        } else {
-            under_way.insert(self.subject.clone(), left);
-        }
+        let mut journal = self.stage.journal.lock().unwrap();
+        leave(&mut journal.under_way, &self.subject);
+        // Who was taken over ends before who took over: that one has more to do.
+        leave(&mut journal.ghosts, &self.subject);
     }
 }
 
@@ -145,10 +154,12 @@ impl Stage {
         self.journal.lock().unwrap().under_way.values().sum()
     }
 
-    /// Whatever runs now may be begun anew, once, by somebody who takes it over.
-    pub(crate) fn excuse(&self) {
+    /// Whoever works on one of these now may go on for a while, or begin, beside somebody who takes it over.
+    pub(crate) fn excuse(&self, claimed: Vec<String>) {
         let mut journal = self.journal.lock().unwrap();
-        journal.excused = journal.under_way.values().sum();
+        journal.ghosts = journal.under_way.clone();
+        let doomed = claimed.into_iter().filter(|subject| !journal.under_way.contains_key(subject)).collect();
+        journal.doomed = doomed;
     }
 
     /// What is there, and what is set up.
@@ -169,12 +180,13 @@ impl Stage {
         let mut journal = self.journal.lock().unwrap();
         let calls = journal.under_way.entry(subject.to_owned()).or_default();
         *calls += 1;
+        let calls = *calls;
+        if journal.doomed.remove(subject) {
+            *journal.ghosts.entry(subject.to_owned()).or_default() += 1;
+        }
         let mut wrong = Vec::new();
-        if *calls > 1 {
-            match journal.excused.checked_sub(1) {
-                Some(left) => journal.excused = left,
-                None => wrong.push(format!("{subject} is worked on by two at once")),
-            }
+        if calls - journal.ghosts.get(subject).copied().unwrap_or(0) > 1 {
+            wrong.push(format!("{subject} is worked on by two at once"));
         }
         let most = self.most.get(kind);
         match phase {
