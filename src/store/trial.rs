@@ -36,6 +36,8 @@ pub(super) enum Rule {
     RowLock,
     /// What becomes free in a pool wakes one waiter.
     WakeOne,
+    /// Who was woken for room that it cannot use passes the word on.
+    PassOn,
 }
 
 /// Whether this rule is taken away in this process.
@@ -47,6 +49,7 @@ pub(super) fn without(rule: Rule) -> bool {
             "no-signal" => Rule::Signal,
             "no-row-lock" => Rule::RowLock,
             "wake-all" => Rule::WakeOne,
+            "drop-baton" => Rule::PassOn,
             _ => return None,
         })
     };

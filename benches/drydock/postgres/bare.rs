@@ -98,7 +98,11 @@ where
     for _ in 0..WORKERS {
         let mut connection = connect(url).await?;
         // As each connection of the store.
-        run(&mut connection, "SET statement_timeout = '30s'; SET lock_timeout = '200ms'; SET timezone = 'UTC'".to_owned()).await?;
+        run(
+            &mut connection,
+            "SET statement_timeout = '30s'; SET lock_timeout = '200ms'; SET timezone = 'UTC'".to_owned(),
+        )
+        .await?;
         connections.push(connection);
     }
     let (count, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
