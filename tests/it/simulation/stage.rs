@@ -94,10 +94,11 @@ struct Journal {
     things: BTreeMap<String, &'static str>,
     /// Leases that are set up, and on what.
     set_up: BTreeMap<String, String>,
-    /// Calls that run, by subject.
-    under_way: BTreeMap<String, usize>,
+    /// Calls that run: their subjects, by number.
+    under_way: BTreeMap<u64, String>,
     /// Of those, the ones that others may have taken over.
-    ghosts: BTreeMap<String, usize>,
+    ghosts: BTreeSet<u64>,
+    calls: u64,
     /// Subjects whose next call is one of those.
     doomed: BTreeSet<String>,
     tries: BTreeMap<String, u64>,
@@ -119,25 +120,14 @@ pub(crate) struct Stage {
 /// A call that runs, as long as this lives.
 struct UnderWay<'s> {
     stage: &'s Stage,
-    subject: String,
-}
-
-/// One less of these.
-fn leave(calls: &mut BTreeMap<String, usize>, subject: &str) {
-    if let Some(count) = calls.get_mut(subject) {
-        *count -= 1;
-        if *count == 0 {
-            calls.remove(subject);
-        }
-    }
+    number: u64,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut journal = self.stage.journal.lock().unwrap();
-        leave(&mut journal.under_way, &self.subject);
-        // Who was taken over ends before who took over: that one has more to do.
-        leave(&mut journal.ghosts, &self.subject);
+        journal.under_way.remove(&self.number);
+        journal.ghosts.remove(&self.number);
     }
 }
 
@@ -154,14 +144,15 @@ impl Stage {
 
     /// Calls that run.
     pub(crate) fn under_way(&self) -> usize {
-        self.journal.lock().unwrap().under_way.values().sum()
+        self.journal.lock().unwrap().under_way.len()
     }
 
     /// Whoever works on one of these now may go on for a while, or begin, beside somebody who takes it over.
     pub(crate) fn excuse(&self, claimed: Vec<String>) {
         let mut journal = self.journal.lock().unwrap();
-        journal.ghosts = journal.under_way.clone();
-        let doomed = claimed.into_iter().filter(|subject| !journal.under_way.contains_key(subject)).collect();
+        journal.ghosts = journal.under_way.keys().copied().collect();
+        let at_work: BTreeSet<&String> = journal.under_way.values().collect();
+        let doomed = claimed.into_iter().filter(|subject| !at_work.contains(subject)).collect();
         journal.doomed = doomed;
     }
 
@@ -181,14 +172,15 @@ impl Stage {
 
     fn begin(&self, kind: &'static str, phase: Phase, subject: &str, on: &str) -> UnderWay<'_> {
         let mut journal = self.journal.lock().unwrap();
-        let calls = journal.under_way.entry(subject.to_owned()).or_default();
-        *calls += 1;
-        let calls = *calls;
+        journal.calls += 1;
+        let number = journal.calls;
+        journal.under_way.insert(number, subject.to_owned());
         if journal.doomed.remove(subject) {
-            *journal.ghosts.entry(subject.to_owned()).or_default() += 1;
+            journal.ghosts.insert(number);
         }
         let mut wrong = Vec::new();
-        if calls - journal.ghosts.get(subject).copied().unwrap_or(0) > 1 {
+        let same = journal.under_way.iter().filter(|(_, of)| *of == subject);
+        if same.filter(|(number, _)| !journal.ghosts.contains(number)).count() > 1 {
             wrong.push(format!("{subject} is worked on by two at once"));
         }
         let most = self.most.get(kind);
@@ -218,7 +210,7 @@ impl Stage {
             }
         }
         journal.complaints.extend(wrong);
-        UnderWay { stage: self, subject: subject.to_owned() }
+        UnderWay { stage: self, number }
     }
 
     fn end(&self, phase: Phase, subject: &str) {
