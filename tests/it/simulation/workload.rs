@@ -336,6 +336,18 @@ impl Plan {
         }
     }
 
+    /// All come nearly at once, and some more: those of one colour wait behind those of another.
+    fn crowd(&mut self, dice: &mut Rng) {
+        for job in &mut self.jobs {
+            job.at /= 10;
+        }
+        for _ in 0..3 {
+            let at = seconds(dice, (0, 6));
+            let colour = Some(["red", "blue"][dice.usize(..2)]);
+            self.jobs.push(Job { colour, ..Job::new(dice, at, "paint") });
+        }
+    }
+
     /// Daemons die, machines stand still, and operators are hasty, in some seeds.
     fn bad_luck(&mut self, workload: Workload, dice: &mut Rng) {
         match dice.u8(..10) {
@@ -350,6 +362,7 @@ impl Plan {
                 self.standstills = vec![Duration::from_millis(dice.u64(500..20_000))];
             }
             3 => self.hasty = true,
+            4..=6 if workload == Workload::Colours => self.crowd(dice),
             _ => {}
         }
     }
