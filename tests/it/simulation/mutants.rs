@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 fn assert_found(mutant: &str, among: &str, why: &str) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["simulation::thousands_of_seeds_hold_first_quarter", "--exact", "--nocapture"]);
-    child.env_remove("DRYDOCK_SIM_SEED").env("DRYDOCK_SIM_SEEDS", "2400").env("DRYDOCK_SIM_AMONG", among);
+    child.env_remove("DRYDOCK_SIM_SEED").env("DRYDOCK_SIM_SEEDS", "10000").env("DRYDOCK_SIM_AMONG", among);
     child.env("DRYDOCK_MUTANT", mutant).env("RUST_BACKTRACE", "0");
     let ran = child.stdin(Stdio::null()).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
