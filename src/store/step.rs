@@ -300,6 +300,7 @@ impl Tx {
 
     async fn hand_on(&mut self, claim: &Claim, carried: Option<String>, baton: Baton) -> Result<()> {
         match (&carried, baton) {
+            (Some(_), Baton::Pass) if without(Rule::PassOn) => {}
             (Some(pool), Baton::Pass) => self.wake_pool(pool, Some(&claim.task)).await?,
             (_, Baton::On(pool)) => self.wake_pool(&pool, Some(&claim.task)).await?,
             _ => {}

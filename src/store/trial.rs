@@ -38,6 +38,8 @@ pub(super) enum Rule {
     WakeOne,
     /// A daemon that lives takes back what others made of claims that it lost.
     TakeBack,
+    /// Who was woken for room that it cannot use passes the word on.
+    PassOn,
 }
 
 /// Whether steps are fenced.
@@ -55,6 +57,7 @@ pub(super) fn without(rule: Rule) -> bool {
             "no-row-lock" => Rule::RowLock,
             "wake-all" => Rule::WakeOne,
             "no-return" => Rule::TakeBack,
+            "drop-baton" => Rule::PassOn,
             _ => return None,
         })
     };

@@ -158,3 +158,19 @@ fn a_pause_leaves_room_for_one_when_it_is_over() {
     tried.resource.state = ResourceState::Pending;
     assert_eq!(plan(&lease, &view(&of, vec![tried], Vec::new()), &Boxes).plan, Plan::Park);
 }
+
+#[test]
+fn the_same_picture_is_the_same_plan() {
+    let of = blueprint();
+    let mut full: Vec<Candidate> = (0..6).map(|_| idle(&of, "red", MINUTE, SECOND)).collect();
+    let oldest = full.iter().map(|one| one.resource.id.clone()).min();
+    for _ in 0..24 {
+        // In whatever order they are told, the oldest of equals is taken.
+        full.rotate_left(1);
+        let Plan::Take { resource, .. } = plan(&wanting("red"), &view(&of, full.clone(), Vec::new()), &Boxes).plan
+        else {
+            panic!()
+        };
+        assert_eq!(Some(resource.id), oldest);
+    }
+}

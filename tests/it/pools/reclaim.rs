@@ -6,10 +6,11 @@ use std::time::Duration;
 use drydock::engine::ExplainSubject;
 use drydock::model::LeaseState;
 use drydock::model::id::LeaseId;
+use drydock::store::Scope;
 
 use super::{MINUTE, active, coloured, give_back, hold, kept, most_at_once, pass, settled};
 use crate::queue::invariants;
-use crate::queue::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
+use crate::queue::kit::{Bench, Fate, Gate, PATIENCE, Phase, TestKind, World, admin, ask, eventually, user};
 
 const HOUR: i64 = 60 * MINUTE;
 
@@ -182,13 +183,35 @@ async fn one_lease_has_one_taken_down_and_the_first_in_the_queue_is_the_first_to
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_somebody_ahead_could_use_is_left_for_him() {
     let world = Arc::new(World::default());
-    let bench = Bench::start(1, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
+    let mut bench = Bench::start(1, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
     let red = hold(&bench, &admin(), coloured("box", "red")).await;
     pass(&bench, Duration::from_mins(10)).await;
     let again = bench.queue(coloured("box", "red")).await;
     let blue = bench.queue(coloured("box", "blue")).await;
     settled(&bench).await;
+    // The one ahead is about to go when it becomes free, and the one behind looks first.
+    bench.restart(0).await;
+    let engine = Arc::clone(bench.engine());
+    let (first, second) = (bench.task_of(again.as_str()).await.unwrap(), bench.task_of(blue.as_str()).await.unwrap());
+    engine.retry_task(&admin(), first.id.as_str(), None).await.unwrap();
+    let claim = engine.store().claim(&Scope::Root(again.clone()), "elsewhere/1").await.unwrap().unwrap();
     bench.release(&red).await;
+    engine.wait_lease(&admin(), red.as_str(), LeaseState::Destroyed, PATIENCE).await.unwrap();
+    engine.retry_task(&admin(), second.id.as_str(), None).await.unwrap();
+    let call = tokio::spawn({
+        let (engine, blue) = (Arc::clone(&engine), blue.to_string());
+        async move { engine.wait_lease(&admin(), &blue, LeaseState::Active, PATIENCE).await.map(drop) }
+    });
+    eventually("the one behind has looked", async || {
+        bench.task_of(blue.as_str()).await.filter(|task| task.attempt > second.attempt && task.claimed_by.is_none())
+    })
+    .await;
+    assert_eq!(active(&bench, "box").await.len(), 1);
+    call.abort();
+    let _ = call.await;
+    engine.store().hand_back(&claim).await.unwrap();
+    drop(engine);
+    bench.restart(1).await;
     bench.reaches(&again, LeaseState::Active).await;
     settled(&bench).await;
     assert_eq!(world.calls(Phase::Build, "box").len(), 1);
@@ -221,6 +244,24 @@ async fn a_lease_whose_room_went_to_another_has_nothing_else_taken_down() {
     assert_eq!(bench.state(&blue).await, LeaseState::Pending, "it had its one");
     assert_eq!(active(&bench, "box").await[0].attributes["colour"], "green");
     pass(&bench, Duration::from_mins(30)).await;
+    bench.reaches(&blue, LeaseState::Active).await;
+    bench.release(&blue).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_used_again_is_not_taken_down() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), vec![kept(&world, "box", HOUR).limit(1)]).await;
+    let red = hold(&bench, &admin(), coloured("box", "red")).await;
+    give_back(&bench, &red).await;
+    // It was nobody's for a while, and is no longer.
+    pass(&bench, Duration::from_mins(10)).await;
+    let again = hold(&bench, &admin(), coloured("box", "red")).await;
+    let blue = bench.queue(coloured("box", "blue")).await;
+    assert_eq!(waits(&bench, &blue).await, "LIMIT_REACHED");
+    assert_eq!((bench.state(&again).await, bench.lease(&blue).await.reclaimed), (LeaseState::Active, None));
+    bench.release(&again).await;
     bench.reaches(&blue, LeaseState::Active).await;
     bench.release(&blue).await;
     bench.assert_nothing_left().await;

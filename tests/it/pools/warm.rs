@@ -278,3 +278,20 @@ async fn what_cannot_be_kept_ready_is_refused() {
     assert!(message.contains("min_ready or scale_ahead"), "{message}");
     assert!(bench.resources("box").await.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_built_ahead_goes_behind_who_waits() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    world.will("box", Phase::Build, [Fate::Slow(Arc::clone(&gate))]);
+    let bench = Bench::start(1, Arc::clone(&world), vec![ready(&world, 2, 10 * MINUTE)]).await;
+    gate.begun().await;
+    // The second one is due as well; then comes somebody whom neither suits.
+    let lease = bench.queue(super::coloured("box", "red")).await;
+    gate.open();
+    let own = bench.reaches(&lease, LeaseState::Active).await.resource_id.unwrap();
+    are_ready(&bench, 2).await;
+    assert_eq!(world.calls(Phase::Build, "box")[1], own.to_string());
+    give_back(&bench, &lease).await;
+    let_all_go(&bench, "box").await;
+}

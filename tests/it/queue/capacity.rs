@@ -21,6 +21,10 @@ crate::postgres::on_postgres_too! {
     all_who_wait_for_a_deleted_blueprint_are_told,
     an_undrained_resource_wakes_those_who_wait,
     demand_that_can_never_fit_is_refused_at_the_door,
+    nothing_is_leased_on_what_has_begun_to_go,
+    a_lease_that_is_woken_for_nothing_has_no_second_one_built,
+    a_resource_takes_so_many_leases_and_no_more,
+    a_dry_run_says_what_would_be_and_makes_nothing,
 }
 
 /// A stock of one that stays: it is built once and then leased in turn.
@@ -249,4 +253,93 @@ async fn demand_that_can_never_fit_is_refused_at_the_door() {
     let refused = bench.queue_as(&admin(), ask("pair")).await.unwrap_err();
     assert_eq!(refused.reason, Reason::CapacityNever);
     assert!(bench.engine().store().list_leases(&drydock::store::ListQuery::default(), true).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "would close a circle: box needs crate needs box")]
+async fn types_that_need_each_other_in_a_circle_are_refused() {
+    let world = Arc::new(World::default());
+    let kinds =
+        vec![TestKind::new(&world, "box").needing(&["crate"]), TestKind::new(&world, "crate").needing(&["box"])];
+    // It applies the one, and then the other.
+    Bench::start(1, Arc::clone(&world), kinds).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_leased_on_what_has_begun_to_go() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), vec![lasting(&world, "host", 1, 2)]).await;
+    let first = bench.queue(ask("host")).await;
+    let goes = bench.reaches(&first, LeaseState::Active).await.resource_id.unwrap();
+    let gate = Gate::new();
+    world.will("host", Phase::Clean, [Fate::Slow(Arc::clone(&gate))]);
+    bench.engine().release_resource(&admin(), goes.as_str(), true, None).await.unwrap();
+    gate.begun().await;
+    // It is there as long as the clean-up on it takes, and one of its places is free.
+    let next = bench.queue(ask("host")).await;
+    bench.idle_but_one().await;
+    assert_eq!(bench.state(&next).await, LeaseState::Pending);
+    gate.open();
+    assert_ne!(bench.reaches(&next, LeaseState::Active).await.resource_id, Some(goes));
+    end(&bench, &[next], &["host"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_woken_for_nothing_has_no_second_one_built() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    world.will("box", Phase::Build, [Fate::Slow(Arc::clone(&gate))]);
+    let bench = Bench::start(2, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
+    let lease = bench.queue(ask("box")).await;
+    gate.begun().await;
+    let task = bench.task_of(lease.as_str()).await.unwrap();
+    for _ in 0..3 {
+        bench.engine().retry_task(&admin(), task.id.as_str(), None).await.unwrap();
+        bench.idle_but_one().await;
+    }
+    assert_eq!(bench.resources("box").await.len(), 1);
+    gate.open();
+    bench.reaches(&lease, LeaseState::Active).await;
+    end(&bench, &[lease], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resource_takes_so_many_leases_and_no_more() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), vec![lasting(&world, "host", 1, 3)]).await;
+    let mut leases = Vec::new();
+    for _ in 0..5 {
+        leases.push(bench.queue(ask("host")).await);
+    }
+    for lease in &leases[..3] {
+        bench.reaches(lease, LeaseState::Active).await;
+    }
+    bench.idle().await;
+    for lease in &leases[3..] {
+        assert_eq!(bench.state(lease).await, LeaseState::Pending);
+    }
+    bench.release(&leases[1]).await;
+    bench.reaches(&leases[3], LeaseState::Active).await;
+    bench.idle().await;
+    assert_eq!(bench.state(&leases[4]).await, LeaseState::Pending, "one place was given back");
+    end(&bench, &leases, &["host"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_says_what_would_be_and_makes_nothing() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), vec![TestKind::new(&world, "box").limit(1)]).await;
+    let told = async || bench.engine().explain_lease(&admin(), ExplainSubject::Ask(ask("box"))).await.unwrap();
+    let free = told().await;
+    assert_eq!((free.waiting.unwrap().reason.as_str(), free.queue_position), ("BUILDING", None));
+    assert_eq!(free.verdicts.iter().filter(|verdict| verdict.eligible).count(), 1);
+    bench.idle().await;
+    assert!(bench.resources("box").await.is_empty() && bench.engine().store().slots().await.unwrap().is_empty());
+    let holder = bench.queue(ask("box")).await;
+    bench.reaches(&holder, LeaseState::Active).await;
+    let full = told().await;
+    assert_eq!((full.waiting.unwrap().reason.as_str(), full.queue_position), ("LIMIT_REACHED", Some(1)));
+    let all = bench.engine().store().list_leases(&drydock::store::ListQuery::default(), true).await.unwrap();
+    assert_eq!(all.iter().map(|lease| &lease.id).collect::<Vec<_>>(), [&holder]);
+    end(&bench, &[holder], &[]).await;
 }

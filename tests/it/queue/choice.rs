@@ -18,6 +18,10 @@ crate::postgres::on_postgres_too! {
     owners_do_not_share_unless_the_blueprint_says_so,
     priority_is_a_head_start_in_time_and_no_more,
     what_was_made_for_other_attributes_is_not_reused,
+    packing_takes_the_fullest_and_spreading_shares_the_emptiest,
+    the_blueprint_of_higher_rank_is_tried_first,
+    only_the_blueprints_that_a_lease_names_serve_it,
+    what_a_disabled_blueprint_has_is_leased_to_nobody,
 }
 
 async fn resource_of(bench: &Bench, lease: &LeaseId) -> ResourceId {
@@ -140,5 +144,130 @@ async fn what_was_made_for_other_attributes_is_not_reused() {
     release_all(&bench).await;
     bench.idle().await;
     take_down(&bench, "paint").await;
+    bench.assert_nothing_left().await;
+}
+
+/// How many leases are on each resource of a type, the least first.
+async fn on_each(bench: &Bench, of: &str) -> Vec<usize> {
+    let slots = bench.engine().store().slots().await.unwrap();
+    let resources = bench.resources(of).await;
+    let on = |id: &ResourceId| slots.iter().filter(|(key, _)| key.starts_with(&format!("{id}/"))).count();
+    let mut counts: Vec<usize> = resources.iter().map(|resource| on(&resource.id)).collect();
+    counts.sort_unstable();
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packing_takes_the_fullest_and_spreading_shares_the_emptiest() {
+    // The older one is the wrong one: that alone decides nothing.
+    for (placement, older, then) in [(Placement::Pack, 1, [1, 3]), (Placement::Spread, 2, [2, 2])] {
+        let world = Arc::new(World::default());
+        let kind = lasting(&world, "host", 2, 3).limits(|limits| limits.placement = placement);
+        let bench = Bench::start(2, Arc::clone(&world), vec![kind]).await;
+        let mut leases = Vec::new();
+        for _ in 0..6 {
+            let lease = bench.queue(ask("host")).await;
+            leases.push((resource_of(&bench, &lease).await, lease));
+        }
+        assert_eq!(on_each(&bench, "host").await, [3, 3]);
+        let first = leases[0].0.clone();
+        let (on_first, on_second): (Vec<_>, Vec<_>) = leases.into_iter().partition(|(on, _)| *on == first);
+        for (_, lease) in on_first[older..].iter().chain(&on_second[3 - older..]) {
+            bench.release(lease).await;
+            bench.reaches(lease, LeaseState::Destroyed).await;
+        }
+        bench.idle().await;
+        assert_eq!(on_each(&bench, "host").await, [1, 2]);
+        let next = bench.queue(ask("host")).await;
+        resource_of(&bench, &next).await;
+        assert_eq!(on_each(&bench, "host").await, then);
+        release_all(&bench).await;
+        bench.idle().await;
+        take_down(&bench, "host").await;
+        bench.assert_nothing_left().await;
+    }
+}
+
+async fn made_by(bench: &Bench, lease: &LeaseId) -> String {
+    let blueprint = bench.reaches(lease, LeaseState::Active).await.blueprint_id.unwrap();
+    bench.engine().get_blueprint(&admin(), blueprint.as_str()).await.unwrap().name
+}
+
+/// Kinds that make hosts, one each.
+fn hosts(world: &Arc<World>, names: &[(&'static str, i64)]) -> Vec<TestKind> {
+    let host = |(name, rank): &(&'static str, i64)| {
+        lasting(world, name, 1, 1).with(|kind| {
+            kind.resource_type = "host";
+            kind.rank = *rank;
+        })
+    };
+    names.iter().map(host).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_blueprint_of_higher_rank_is_tried_first() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), hosts(&world, &[("alder", 0), ("birch", 0), ("cedar", 7)])).await;
+    // The kind's rank, then the name.
+    for expected in ["cedar", "alder"] {
+        let lease = bench.queue(ask("host")).await;
+        assert_eq!(made_by(&bench, &lease).await, expected);
+    }
+    release_all(&bench).await;
+    bench.idle().await;
+    // What the blueprint says goes before what its kind does.
+    bench.limit("alder", |limits| limits.rank = Some(9)).await;
+    for expected in ["alder", "cedar"] {
+        let lease = bench.queue(ask("host")).await;
+        assert_eq!(made_by(&bench, &lease).await, expected);
+    }
+    release_all(&bench).await;
+    bench.idle().await;
+    take_down(&bench, "host").await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_blueprints_that_a_lease_names_serve_it() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), hosts(&world, &[("alder", 9), ("birch", 0)])).await;
+    let naming = |name: &str| Acquire { blueprints: vec![name.to_owned()], ..ask("host") };
+    let idle = bench.queue(naming("alder")).await;
+    bench.reaches(&idle, LeaseState::Active).await;
+    bench.release(&idle).await;
+    bench.reaches(&idle, LeaseState::Destroyed).await;
+    // One of the other blueprint is there, and of higher rank.
+    let one = bench.queue(naming("birch")).await;
+    assert_eq!(made_by(&bench, &one).await, "birch");
+    let two = bench.queue(naming("birch")).await;
+    bench.idle().await;
+    assert_eq!(bench.state(&two).await, LeaseState::Pending, "it waits beside a free one that it does not name");
+    bench.release(&one).await;
+    assert_eq!(made_by(&bench, &two).await, "birch");
+    release_all(&bench).await;
+    bench.idle().await;
+    take_down(&bench, "host").await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_disabled_blueprint_has_is_leased_to_nobody() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), hosts(&world, &[("alder", 9), ("birch", 0)])).await;
+    let idle = bench.queue(ask("host")).await;
+    assert_eq!(made_by(&bench, &idle).await, "alder");
+    bench.release(&idle).await;
+    bench.reaches(&idle, LeaseState::Destroyed).await;
+    bench.engine().set_blueprint_enabled(&admin(), "alder", false, None).await.unwrap();
+    let one = bench.queue(ask("host")).await;
+    assert_eq!(made_by(&bench, &one).await, "birch");
+    let two = bench.queue(ask("host")).await;
+    bench.idle().await;
+    assert_eq!(bench.state(&two).await, LeaseState::Pending);
+    bench.engine().set_blueprint_enabled(&admin(), "alder", true, None).await.unwrap();
+    assert_eq!(made_by(&bench, &two).await, "alder");
+    release_all(&bench).await;
+    bench.idle().await;
+    take_down(&bench, "host").await;
     bench.assert_nothing_left().await;
 }

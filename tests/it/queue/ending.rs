@@ -19,6 +19,7 @@ crate::postgres::on_postgres_too! {
     a_part_that_is_torn_out_by_force_breaks_the_whole,
     an_expired_lease_ends_with_its_whole_tree,
     a_restart_in_the_middle_goes_on_with_the_same_lease,
+    what_a_daemon_has_claimed_goes_back_when_it_stops,
 }
 
 /// A small sandcastle: a top on a host, with two branches, one of them with a part of its own.
@@ -179,12 +180,44 @@ async fn a_restart_in_the_middle_goes_on_with_the_same_lease() {
     world.will("wall", Phase::Build, [Fate::Block(Arc::clone(&gate))]);
     let root = bench.queue(ask("castle")).await;
     gate.begun().await;
+    bench.restart(0).await;
+    let wall = bench.resources("wall").await.remove(0);
+    let task = bench.task_of(wall.id.as_str()).await.unwrap();
+    assert_eq!((task.failures, task.crashes), (0, 0), "the daemon's end is no failure of the build: {task:?}");
     bench.restart(1).await;
     bench.reaches_in_time(&root, LeaseState::Active).await;
     let tree = bench.engine().store().tree(&root).await.unwrap();
     assert_eq!(tree.len(), 5, "nothing was made twice");
     assert!(bench.resources("wall").await.iter().all(|wall| wall.state == ResourceState::Active));
     bench.release(&root).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_daemon_has_claimed_goes_back_when_it_stops() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    let mut bench = Bench::start(1, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
+    world.will("box", Phase::Prepare, [Fate::Slow(Arc::clone(&gate))]);
+    let first = bench.queue(ask("box")).await;
+    gate.begun().await;
+    let second = bench.queue(ask("box")).await;
+    // The commit of the step that ends while the daemon stops claims the next one, which nobody will take there.
+    let engine = Arc::clone(bench.engine());
+    let stops = async move {
+        eventually("it stops", async || engine.is_draining().then_some(())).await;
+        gate.open();
+    };
+    futures::future::join(bench.restart(0), stops).await;
+    for lease in [&first, &second] {
+        let task = bench.task_of(lease.as_str()).await.unwrap();
+        assert_eq!((task.crashes, task.failures, task.claimed_by.as_deref()), (0, 0, None), "{task:?}");
+    }
+    bench.restart(1).await;
+    for lease in [&first, &second] {
+        bench.reaches(lease, LeaseState::Active).await;
+        bench.release(lease).await;
+    }
     bench.assert_nothing_left().await;
 }
 

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use drydock::clock::{Clock as _, span};
+use drydock::error::Reason;
 use drydock::model::{LeaseState, ResourceState};
+use drydock::store::ListQuery;
 
-use super::capacity::{lasting, take_down};
-use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually};
+use super::capacity::{end, lasting, take_down};
+use super::invariants;
+use super::kit::{Bench, Fate, Gate, Phase, TestKind, World, admin, ask, eventually, user};
 
 crate::postgres::on_postgres_too! {
     a_part_that_can_never_be_had_breaks_the_lease_with_the_end_of_the_output,
@@ -19,6 +23,10 @@ crate::postgres::on_postgres_too! {
     a_build_that_always_panics_breaks_the_lease_in_the_end,
     a_blueprint_that_asks_for_what_it_has_breaks_its_lease,
     a_resource_that_cannot_be_built_is_taken_down_before_the_next_try,
+    a_lease_is_not_set_up_on_what_has_gone_meanwhile,
+    what_has_failed_waits_longer_and_longer,
+    what_waits_to_be_tried_again_is_woken_like_any_other,
+    an_operator_has_a_task_tried_again_at_once,
 }
 
 fn pair(world: &Arc<World>) -> Vec<TestKind> {
@@ -92,6 +100,8 @@ async fn a_resource_that_breaks_under_the_set_up_is_replaced() {
     let root = bench.reaches(&root, LeaseState::Active).await;
     assert_ne!(root.resource_id.unwrap(), first);
     assert_eq!(root.reacquires, 1);
+    // It holds nothing of what it had before.
+    invariants::assert_hold(&bench.database()).await;
     bench.release(&root.id).await;
     bench.assert_nothing_left().await;
 }
@@ -190,4 +200,82 @@ async fn a_resource_that_cannot_be_built_is_taken_down_before_the_next_try() {
     assert_eq!(live.iter().map(|resource| resource.state).collect::<Vec<_>>(), [ResourceState::Active]);
     bench.release(&lease.id).await;
     bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_failed_waits_longer_and_longer() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
+    // Setting up: no blueprint pauses for that.
+    world.will("box", Phase::Prepare, vec![Fate::Fail; 4]);
+    let lease = bench.queue(ask("box")).await;
+    for failures in 1..=4_u32 {
+        let task = eventually("it has failed", async || {
+            bench.task_of(lease.as_str()).await.filter(|task| task.failures == i64::from(failures))
+        })
+        .await;
+        assert_eq!(world.calls(Phase::Prepare, "box").len(), usize::try_from(failures).unwrap(), "not at once");
+        let left = task.run_at.expect("it has a time") - bench.clock.now();
+        let most = 1_000_000 * 2_i64.pow(failures - 1);
+        assert!((1..=most).contains(&left), "{left} µs after {failures} failures");
+        bench.clock.advance(span(left));
+    }
+    bench.reaches(&lease, LeaseState::Active).await;
+    bench.release(&lease).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_to_be_tried_again_is_woken_like_any_other() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
+    world.will("box", Phase::Prepare, [Fate::Fail]);
+    let lease = bench.queue(ask("box")).await;
+    eventually("it has failed", async || bench.task_of(lease.as_str()).await.filter(|task| task.failures == 1)).await;
+    bench.idle().await;
+    // The clock stands still: only the wake brings it on.
+    bench.release(&lease).await;
+    bench.reaches(&lease, LeaseState::Destroyed).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_has_a_task_tried_again_at_once() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(1, Arc::clone(&world), vec![TestKind::new(&world, "box")]).await;
+    world.will("box", Phase::Prepare, [Fate::Fail]);
+    let lease = bench.queue_as(&user("ann"), ask("box")).await.unwrap();
+    eventually("it has failed", async || bench.task_of(lease.as_str()).await.filter(|task| task.failures == 1)).await;
+    bench.idle().await;
+    let query = ListQuery { limit: 99, ..ListQuery::default() };
+    let listed = bench.engine().list_tasks(&admin(), query.clone()).await.unwrap();
+    let task = listed.into_iter().find(|task| task.subject.as_str() == lease.as_str()).unwrap();
+    assert!(task.last_error.contains("it did not work"), "{}", task.last_error);
+    // Whose lease it is has no say in it.
+    assert!(bench.engine().list_tasks(&user("ann"), query).await.unwrap().is_empty());
+    let refused = bench.engine().retry_task(&user("ann"), task.id.as_str(), None).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::TaskNotFound);
+    assert_eq!(world.calls(Phase::Prepare, "box").len(), 1);
+    // No clock is turned.
+    bench.engine().retry_task(&admin(), task.id.as_str(), None).await.unwrap();
+    bench.reaches(&lease, LeaseState::Active).await;
+    bench.release(&lease).await;
+    bench.assert_nothing_left().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_not_set_up_on_what_has_gone_meanwhile() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    // The only worker sets it up while its resource is released, so that nobody takes that down before.
+    let bench = Bench::start(1, Arc::clone(&world), vec![lasting(&world, "box", 1, 1)]).await;
+    world.will("box", Phase::Prepare, [Fate::Slow(Arc::clone(&gate))]);
+    let lease = bench.queue(ask("box")).await;
+    gate.begun().await;
+    let first = bench.lease(&lease).await.resource_id.unwrap();
+    bench.engine().release_resource(&admin(), first.as_str(), true, None).await.unwrap();
+    gate.open();
+    let lease = bench.reaches(&lease, LeaseState::Active).await;
+    assert_eq!((lease.resource_id == Some(first), lease.reacquires), (false, 1));
+    end(&bench, &[lease.id], &["box"]).await;
 }

@@ -178,3 +178,26 @@ async fn what_is_built_ahead_of_demand_keeps_to_the_limit_of_builds() {
     bench.limit("box", |limits| limits.upkeep = drydock::model::Upkeep::default()).await;
     bench.assert_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_end_of_a_build_is_woken_by_it() {
+    let world = Arc::new(World::default());
+    let gate = Gate::new();
+    world.will("box", Phase::Build, [Fate::Slow(Arc::clone(&gate))]);
+    let kind = TestKind::new(&world, "box").limits(|limits| {
+        (limits.max_builds, limits.upkeep.min_ready) = (Some(1), 1);
+        limits.upkeep.idle_ttl = Some(3_600_000_000);
+    });
+    let bench = Bench::start(2, Arc::clone(&world), vec![kind]).await;
+    gate.begun().await;
+    // What is built for nobody is no use to him, and nobody else will take it.
+    let red = StringMap::from([("colour".to_owned(), "red".to_owned())]);
+    let lease = bench.queue(Acquire { attributes: red, ..ask("box") }).await;
+    bench.idle_but_one().await;
+    assert_eq!(bench.lease(&lease).await.waiting.unwrap().reason, "LIMIT_REACHED");
+    gate.open();
+    bench.reaches(&lease, LeaseState::Active).await;
+    bench.limit("box", |limits| limits.upkeep = drydock::model::Upkeep::default()).await;
+    bench.release(&lease).await;
+    bench.assert_nothing_left().await;
+}

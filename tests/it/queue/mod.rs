@@ -13,6 +13,7 @@ pub(crate) mod invariants;
 pub(crate) mod kit;
 mod limits;
 mod order;
+mod overtaken;
 mod shares;
 mod wakes;
 mod world;

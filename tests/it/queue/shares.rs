@@ -17,6 +17,7 @@ use super::kit::{Bench, TestKind, World, ask, user};
 crate::postgres::on_postgres_too! {
     owners_with_weights_1_and_3_get_a_quarter_and_three_quarters,
     a_newcomer_does_not_wait_for_all_that_another_has_queued,
+    a_newcomer_has_saved_nothing_up,
     the_lowest_priority_is_served_within_its_bound,
     who_has_all_that_an_owner_may_have_waits_and_nobody_else,
     all_owners_together_have_no_more_than_is_said,
@@ -92,6 +93,29 @@ async fn a_newcomer_does_not_wait_for_all_that_another_has_queued() {
         passed += 1;
     }
     assert!(passed <= 2, "{passed} went first");
+    end_all(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newcomer_has_saved_nothing_up() {
+    let world = Arc::new(World::default());
+    let bench = Bench::start(2, Arc::clone(&world), vec![shared(&world, 1)]).await;
+    for _ in 0..12 {
+        bench.queue_as(&user("early"), ask("box")).await.unwrap();
+    }
+    for _ in 0..5 {
+        give_back(&bench).await;
+    }
+    for _ in 0..6 {
+        bench.queue_as(&user("late"), ask("box")).await.unwrap();
+    }
+    let mut served = BTreeMap::new();
+    for _ in 0..6 {
+        let (_, owner) = give_back(&bench).await;
+        *served.entry(owner).or_insert(0) += 1;
+    }
+    // From now on they take turns; what the one had before the other came is no debt.
+    assert!((2..=4).contains(&served["late"]), "{served:?}");
     end_all(&bench).await;
 }
 

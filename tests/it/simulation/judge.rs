@@ -8,7 +8,7 @@ use drydock::model::share::may_pass;
 use drydock::model::task::head_start;
 use rusqlite::{Connection, OpenFlags, Row};
 
-use super::stage::Stage;
+use super::stage::{Stage, TRY};
 use super::workload::{Plan, Workload};
 use crate::queue::invariants::{BREACHES, EDGES, circles};
 
@@ -108,7 +108,49 @@ impl Judge {
                     .push(format!("{queued} wait in vain: {live} {of} of {most} are there, {roomy} of them with room"));
             }
         }
+        for (make, _) in plan.blueprints.iter().filter(|(make, _)| make.kind.stays && make.kind.reused_by_attributes) {
+            found.extend(self.waits_beside(make.kind.kind));
+        }
         found
+    }
+
+    /// The same for those whom not everything suits: nobody waits beside a free one that is as he wants it.
+    fn waits_beside(&self, of: &str) -> Vec<String> {
+        let statement = "SELECT count(*) FROM lease l JOIN resource r ON r.resource_type = l.resource_type AND r.attributes = l.attributes \
+                         WHERE l.resource_type = $1 AND l.state = 'PENDING' AND l.allocating IS NULL AND r.state = 'ACTIVE' \
+                         AND (SELECT count(*) FROM slot s WHERE s.scope = r.id) < r.lease_limit";
+        let pairs = self.count(statement, of);
+        if pairs == 0 { Vec::new() } else { vec![format!("somebody waits beside a free {of} that suits")] }
+    }
+
+    /// What was brought about by somebody whose claim was lost.
+    pub(super) fn came_late(&self, stage: &Stage) -> Vec<String> {
+        let made = format!(
+            "SELECT id, CAST(facts ->> '{TRY}' AS INTEGER) AS made_by FROM resource WHERE state = 'ACTIVE' AND made_by IS NOT NULL \
+             UNION ALL SELECT id, CAST(facts ->> '{TRY}' AS INTEGER) AS made_by FROM lease WHERE state = 'ACTIVE' AND made_by IS NOT NULL"
+        );
+        let mut prepared = self.file.prepare_cached(&made).unwrap();
+        let rows = prepared.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let rows = rows.map(Result::<(String, i64), _>::unwrap);
+        let late = rows.filter(|(id, by)| stage.is_overtaken(id, u64::try_from(*by).unwrap()));
+        late.map(|(id, by)| format!("try {by} of {id} was taken over, and has been written")).collect()
+    }
+
+    /// The task of a subject that runs now, and its attempt.
+    pub(super) fn running(&self, subject: &str) -> Option<(String, i64)> {
+        let statement = "SELECT id, attempt FROM task WHERE subject = $1 AND state = 'RUNNING'";
+        let mut prepared = self.file.prepare_cached(statement).unwrap();
+        prepared.query_row([subject], |row| Ok((row.get(0)?, row.get(1)?))).ok()
+    }
+
+    /// Who was told to go on while it ran must not have parked after that.
+    pub(super) fn deaf(&self, told: &[(String, i64)]) -> Vec<String> {
+        let statement = "SELECT count(*) FROM task WHERE id || ' ' || attempt = $1 AND state = 'PARKED'";
+        let parked = |(task, attempt): &&(String, i64)| self.count(statement, &format!("{task} {attempt}")) > 0;
+        told.iter()
+            .filter(parked)
+            .map(|(task, _)| format!("{task} was signalled while it ran, and has parked"))
+            .collect()
     }
 
     /// How many there are of a type.

@@ -46,6 +46,8 @@ struct Tale {
     leases: Mutex<BTreeMap<usize, Option<LeaseId>>>,
     found: Mutex<Vec<String>>,
     failed: Notify,
+    /// Tasks that were signalled while they ran, and their attempts.
+    signalled: Mutex<Vec<(String, i64)>>,
     /// The judge looks at every commit of this number.
     every: usize,
 }
@@ -62,10 +64,15 @@ struct Life {
     moved: Notify,
 }
 
+/// What decides about a story.
+pub(super) fn dice(seed: u64) -> Rng {
+    Rng::with_seed(seed ^ 0x5eed)
+}
+
 /// Plays a seed to its end; `told` with all that happened, which is told of a failure in any case.
 pub(super) fn play(workload: Workload, seed: u64, ground: &Ground, told: bool) -> Outcome {
     fastrand::seed(seed);
-    let mut dice = Rng::with_seed(seed ^ 0x5eed);
+    let mut dice = dice(seed);
     let plan = Plan::new(workload, &mut dice);
     let mut stage = Stage::new(seed, Duration::from_secs(1));
     (stage.trouble, stage.most) = (plan.trouble, plan.most().collect());
@@ -85,6 +92,7 @@ pub(super) fn play(workload: Workload, seed: u64, ground: &Ground, told: bool) -
         leases: Mutex::default(),
         found: Mutex::default(),
         failed: Notify::new(),
+        signalled: Mutex::default(),
         every: dice.usize(1..=8),
     });
     let deaths = tale.plan.deaths.iter().map(|at| Some(*at)).chain([None]);
@@ -181,6 +189,11 @@ impl Life {
         let mut commits = 0_usize;
         while let Ok(told) = news.recv().await {
             for event in &told.events {
+                if self.tale.plan.hasty && event.kind == "lease.acquired" {
+                    // Some while it is being set up, some before or after.
+                    let after = Duration::from_millis(u64::try_from(commits % 8).unwrap() * 20);
+                    tokio::spawn(Arc::clone(&self).hasten(event.subjects[0].clone(), after));
+                }
                 let state = match event.kind.as_str() {
                     "lease.activated" => LeaseState::Active,
                     "lease.requeued" => LeaseState::Pending,
@@ -200,12 +213,26 @@ impl Life {
         }
     }
 
+    /// An operator has a step taken again that is being taken.
+    async fn hasten(self: Arc<Self>, subject: String, after: Duration) {
+        pass(after).await;
+        let running = self.tale.judge.lock().unwrap().running(&subject);
+        let Some((task, attempt)) = running else { return };
+        if self.engine.retry_task(&ground::admin(), &task, None).await.is_ok() {
+            self.tale.signalled.lock().unwrap().push((task, attempt));
+        }
+    }
+
     fn look(&self) {
         let tale = &self.tale;
         let judge = tale.judge.lock().unwrap();
         let mut found = judge.breaches();
         found.extend(judge.waits_in_vain(&tale.plan, &tale.stage));
         found.extend(tale.stage.complaints());
+        found.extend(judge.deaf(&tale.signalled.lock().unwrap()));
+        if !tale.plan.standstills.is_empty() {
+            found.extend(judge.came_late(&tale.stage));
+        }
         drop(judge);
         self.complain(found);
     }

@@ -9,12 +9,13 @@
 mod ground;
 mod judge;
 mod life;
+mod mutants;
 mod stage;
 mod workload;
 
 use ground::Ground;
 use life::{Outcome, play};
-use workload::Workload;
+use workload::{Plan, Workload};
 
 /// As many as two processors play in some two minutes; `DRYDOCK_SIM_SEEDS` says another number.
 const SEEDS: u64 = 2_400;
@@ -26,6 +27,17 @@ const PARTS: u64 = 4;
 fn workload(seed: u64) -> Workload {
     let all = Workload::ALL;
     all[usize::try_from(seed).unwrap() % all.len()]
+}
+
+/// Whether it is one of those that are asked for: all, or with `DRYDOCK_SIM_AMONG` those in whose story that comes.
+fn is_among(seed: u64) -> bool {
+    let Ok(word) = std::env::var("DRYDOCK_SIM_AMONG") else { return true };
+    let plan = Plan::new(workload(seed), &mut life::dice(seed));
+    match word.as_str() {
+        "standstills" => !plan.standstills.is_empty(),
+        "hasty" => plan.hasty,
+        of => format!("{:?}", workload(seed)) == of,
+    }
 }
 
 /// Says the seed when one panics.
@@ -64,7 +76,7 @@ fn hold_all(part: u64) {
     }
     let usual = if std::env::var_os("CI").is_some() { SEEDS_IN_CI } else { SEEDS };
     let seeds = std::env::var("DRYDOCK_SIM_SEEDS").map_or(usual, |seeds| seeds.parse().unwrap());
-    for seed in (part..seeds).step_by(usize::try_from(PARTS).unwrap()) {
+    for seed in (part..seeds).step_by(usize::try_from(PARTS).unwrap()).filter(|seed| is_among(*seed)) {
         hold(seed, &ground, false);
     }
 }

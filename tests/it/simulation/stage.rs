@@ -22,6 +22,9 @@ const ATTRIBUTES: &[Field] = &[
     Field::optional(COLOUR, FieldType::Text, "A coat of paint."),
 ];
 
+/// The fact by which try something came to be.
+pub(super) const TRY: &str = "try";
+
 /// Milliseconds, from and to.
 pub(crate) type Span = (u64, u64);
 
@@ -219,6 +222,13 @@ impl Stage {
         };
     }
 
+    /// Whether a later try had begun when this one brought something about: then somebody else had taken it over.
+    pub(super) fn is_overtaken(&self, subject: &str, by: u64) -> bool {
+        let journal = self.journal.lock().unwrap();
+        let last = |phase: Phase| journal.tries.get(&format!("{phase:?} {subject}")).copied();
+        [Phase::Build, Phase::Prepare].into_iter().filter_map(last).any(|last| last > by)
+    }
+
     fn tries(&self, phase: Phase, subject: &str) -> u64 {
         let mut journal = self.journal.lock().unwrap();
         let tries = journal.tries.entry(format!("{phase:?} {subject}")).or_default();
@@ -267,7 +277,8 @@ impl Timed {
             _ => {}
         }
         self.stage.end(phase, subject);
-        None
+        let made = matches!(phase, Phase::Build | Phase::Prepare);
+        made.then(|| Step::Ready(StringMap::from([(TRY.to_owned(), tries.to_string())])))
     }
 
     fn wanted(&self, ctx: &Context) -> Vec<Need> {

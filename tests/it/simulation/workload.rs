@@ -92,6 +92,8 @@ pub(super) struct Plan {
     pub(super) deaths: Vec<Duration>,
     /// The machine stands still then: the wall clock goes on, and whatever was claimed may be taken over.
     pub(super) standstills: Vec<Duration>,
+    /// An operator has tasks tried again while they run.
+    pub(super) hasty: bool,
     pub(super) sweep: bool,
     /// Types whose leases are served strictly in the order of the queue, and never wait when there is room.
     pub(super) orderly: &'static [&'static str],
@@ -178,6 +180,7 @@ impl Plan {
             trouble: Trouble::default(),
             deaths: Vec::new(),
             standstills: Vec::new(),
+            hasty: false,
             sweep: dice.bool(),
             orderly: &[],
         };
@@ -333,7 +336,19 @@ impl Plan {
         }
     }
 
-    /// Daemons die, and machines stand still, in some seeds.
+    /// All come nearly at once, and some more: those of one colour wait behind those of another.
+    fn crowd(&mut self, dice: &mut Rng) {
+        for job in &mut self.jobs {
+            job.at /= 10;
+        }
+        for _ in 0..3 {
+            let at = seconds(dice, (0, 6));
+            let colour = Some(["red", "blue"][dice.usize(..2)]);
+            self.jobs.push(Job { colour, ..Job::new(dice, at, "paint") });
+        }
+    }
+
+    /// Daemons die, machines stand still, and operators are hasty, in some seeds.
     fn bad_luck(&mut self, workload: Workload, dice: &mut Rng) {
         match dice.u8(..10) {
             0 | 1 => {
@@ -346,6 +361,8 @@ impl Plan {
                 self.sweep = true;
                 self.standstills = vec![Duration::from_millis(dice.u64(500..20_000))];
             }
+            3 => self.hasty = true,
+            4..=6 if workload == Workload::Colours => self.crowd(dice),
             _ => {}
         }
     }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use drydock::clock::{Clock as _, micros};
 use drydock::error::Reason;
+use drydock::model::id::TaskId;
 use drydock::model::{Blueprint, Lease, LeaseState, NewEvent, Placement, Resource, ResourceState, StringMap};
 use drydock::store::{Daemon, ListQuery, Next, Purged, Request};
 use serde_json::json;
 
 use super::ground::{Ground, blueprint, lease, resource};
-use crate::queue::kit::NOON;
+use crate::queue::kit::{NOON, eventually};
 
 fn request(principal: &str, body: &str) -> Request {
     Request {
@@ -99,13 +100,13 @@ pub(super) async fn who_has_lost_a_claim_writes_no_effects(ground: Ground) {
 }
 
 /// A lease whose life is over since then, its task done.
-async fn ended(ground: &Ground, at: i64) -> Lease {
+async fn ended(ground: &Ground, at: i64) -> (Lease, TaskId) {
     let lease = Lease { destroy_time: Some(at), ..lease() };
     let before = ground.insert(&Lease { state: LeaseState::Released, ..lease }).await;
     let claim = ground.claim_of(before.id.clone()).await;
     let gone = ground.become_(&before, LeaseState::Destroyed).await;
     ground.settle(&claim, Next::Done).await;
-    gone
+    (gone, claim.task)
 }
 
 async fn event(ground: &Ground, subject: &str) {
@@ -131,7 +132,7 @@ async fn event(ground: &Ground, subject: &str) {
 
 pub(super) async fn what_is_old_is_taken_away_and_nothing_else(ground: Ground) {
     let day = Duration::from_hours(24);
-    let old = ended(&ground, NOON).await;
+    let (old, old_task) = ended(&ground, NOON).await;
     let gone = Resource { state: ResourceState::Destroyed, end_time: Some(NOON), ..resource() };
     let gone = ground.insert_resource(&gone).await;
     let claim = ground.claim_of(gone.id.clone()).await;
@@ -139,7 +140,7 @@ pub(super) async fn what_is_old_is_taken_away_and_nothing_else(ground: Ground) {
     event(&ground, "old").await;
     remember(&ground, request("ann", "x"), "lease_a").await;
     ground.clock.advance(day * 2);
-    let young = ended(&ground, ground.clock.now()).await;
+    let (young, young_task) = ended(&ground, ground.clock.now()).await;
     // As old as can be, and still there.
     let live = ground.insert(&lease()).await;
     event(&ground, "young").await;
@@ -149,10 +150,18 @@ pub(super) async fn what_is_old_is_taken_away_and_nothing_else(ground: Ground) {
     assert_eq!(purged, Purged { leases: 1, resources: 1, events: 1, requests: 1 });
     assert!(ground.store.find_lease(&old.id).await.unwrap().is_none());
     assert!(ground.store.find_resource(&gone.id).await.unwrap().is_none());
+    for (task, kept) in [(&old_task, false), (&claim.task, false), (&young_task, true)] {
+        assert_eq!(ground.store.find_task(task).await.unwrap().is_some(), kept, "{task}");
+    }
     for kept in [&young, &live] {
         assert!(ground.store.find_lease(&kept.id).await.unwrap().is_some());
     }
-    let events = ground.store.list_events(&ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
+    // On a server an event is shown when every transaction before its own has ended, of other databases too.
+    let events = eventually("the young event is shown", async || {
+        let events = ground.store.list_events(&ListQuery { limit: 9, ..ListQuery::default() }).await.unwrap();
+        (!events.is_empty()).then_some(events)
+    })
+    .await;
     assert_eq!(events.iter().map(|event| event.subjects[0].as_str()).collect::<Vec<_>>(), ["young"]);
     assert_eq!(ground.claim().await.unwrap().subject, live.id.into(), "its task is there too");
     let again = ground.store.purge(ground.clock.now() - micros(day)).await.unwrap();
