@@ -22,6 +22,9 @@ pub(super) const THOROUGH: Duration = Duration::from_secs(33);
 /// Who was of no use for so long goes back to the pool, which closes it in time.
 const IDLE: Duration = Duration::from_mins(5);
 
+/// Connections that nobody has, the one that was used last at the end, and since when.
+type Free = Arc<Mutex<Vec<(Instant, PoolConnection<Postgres>)>>>;
+
 /// The connections of a daemon, of one kind.
 #[derive(Clone)]
 pub(super) struct Wires {
@@ -30,8 +33,7 @@ pub(super) struct Wires {
     places: Arc<Semaphore>,
     /// How long somebody waits for one.
     patience: Duration,
-    /// Those that nobody has, the one that was used last at the end, and since when.
-    free: Arc<Mutex<Vec<(Instant, PoolConnection<Postgres>)>>>,
+    free: Free,
 }
 
 impl Wires {
@@ -68,7 +70,7 @@ impl Wires {
 /// A connection.
 pub(super) struct Wire {
     connection: Option<PoolConnection<Postgres>>,
-    free: Arc<Mutex<Vec<(Instant, PoolConnection<Postgres>)>>>,
+    free: Free,
     state: State,
     _place: OwnedSemaphorePermit,
 }

@@ -312,8 +312,8 @@ async fn what_is_being_launched_is_waited_for(yard: Yard) {
     writeln!(looks, "0").unwrap();
     drop(looks);
     cleaning.await.unwrap().unwrap();
-    let launched = timeout(PATIENCE, launching).await.unwrap().unwrap();
-    if let Ok(pid) = launched {
+    let begun = timeout(PATIENCE, launching).await.unwrap().unwrap();
+    if let Ok(pid) = begun {
         assert!(!lives(i32::try_from(pid).unwrap()), "{pid} outlived the clean-up");
     }
     assert_eq!(std::fs::read_dir(&launches).unwrap().count(), 0);

@@ -182,7 +182,7 @@ pub(super) async fn claims_of_one_daemon_that_lapse_one_after_the_other_are_in_c
     ground.clock.advance(Duration::from_secs(10));
     claim_as(&ground, &second, "dead/w1").await;
     for lease in [&first, &second] {
-        ground.clock.advance(Duration::from_micros(CLAIM_LENGTH.unsigned_abs()) - Duration::from_secs(5));
+        ground.clock.advance(Duration::from_micros(CLAIM_LENGTH.unsigned_abs() - 5_000_000));
         assert_eq!(ground.store.reap(false).await.unwrap().returned, 1);
         let task = ground.task_of(lease.id.clone()).await;
         assert_eq!((task.crashes, task.company), (1, 1));
