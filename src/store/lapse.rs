@@ -79,6 +79,8 @@ impl Store {
 }
 
 impl Tx {
+    /// What others made of the claims of a daemon that lives, and its own claims that ran out. A step may go on with either: that
+    /// they lapsed is known until a step is finished.
     async fn take_back(&mut self, daemon: &str) -> Result<()> {
         let innocent = sql(
             "UPDATE task SET lapsed = NULL, crashes = CASE WHEN crashes > 0 AND state <> 'DEAD' THEN crashes - 1 ELSE crashes END, \
@@ -86,8 +88,8 @@ impl Tx {
         );
         self.execute(innocent.bind(daemon.to_owned())).await?;
         let forgotten = sql(
-            "UPDATE task SET state = 'READY', claimed_by = NULL, claim_until = NULL WHERE state = 'RUNNING' AND claim_until < $1 \
-             AND claimed_by LIKE $2 || '/%' RETURNING root_id, band, ord",
+            "UPDATE task SET state = 'READY', lapsed_attempt = attempt, claimed_by = NULL, claim_until = NULL WHERE state = 'RUNNING' \
+             AND claim_until < $1 AND claimed_by LIKE $2 || '/%' RETURNING root_id, band, ord",
         );
         for row in self.execute_returning(forgotten.bind(self.now()).bind(daemon.to_owned())).await? {
             let root = Columns(&row).maybe_text("root_id")?.map(LeaseId::from_stored);

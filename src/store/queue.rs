@@ -62,7 +62,7 @@ pub(super) fn claim(row: &Row, worker: &str) -> Result<Claim> {
         attempt: c.integer("attempt")?,
         signal: c.integer("signal")?,
         failures: c.integer("failures")?,
-        lapsed: c.integer("crashes")? > 0,
+        lapsed: c.maybe_integer("lapsed_attempt")?.is_some(),
         worker: worker.to_owned(),
         until: c.integer("claim_until")?,
     })

@@ -329,7 +329,7 @@ impl Tx {
         // The eventcount: whoever signalled since the claim makes this a step that runs again instead of one that parks.
         let statement = sql(
             "UPDATE task SET state = CASE WHEN $1 = 1 AND signal = $2 THEN 'PARKED' ELSE 'READY' END, \
-             run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, \
+             run_at = CASE WHEN $1 = 1 AND signal = $2 THEN $3 ELSE NULL END, claimed_by = NULL, claim_until = NULL, crashes = 0, lapsed_attempt = NULL, \
              baton = CASE WHEN $9 = 1 THEN NULL ELSE baton END, failures = CASE WHEN $4 = 1 THEN failures + 1 ELSE $5 END, \
              last_error = CASE WHEN $4 = 1 THEN $6 ELSE last_error END \
              WHERE id = $7 AND state = 'RUNNING' AND attempt = $8 RETURNING state, root_id, band, ord",

@@ -50,7 +50,12 @@ impl Two {
 
     /// A lease whose task the one has claimed.
     async fn claimed(&self) -> (Lease, Claim) {
-        let lease = lease();
+        self.claimed_at(NOON).await
+    }
+
+    /// The same, with this place in the queue.
+    async fn claimed_at(&self, ord: i64) -> (Lease, Claim) {
+        let lease = Lease { ord, ..lease() };
         self.insert(&lease).await;
         let claim = self.one.claim(&Scope::Root(lease.id.clone()), "one/w0").await.unwrap().unwrap();
         (lease, claim)
@@ -191,9 +196,9 @@ async fn what_a_rival_let_go_of_is_found() {
 async fn a_baton_that_comes_during_the_last_step_goes_on() {
     let Some(two) = two().await else { return };
     let wait = || vec![Wait::Pool("yard".to_owned())];
-    let (first, claim) = two.claimed().await;
+    let (first, claim) = two.claimed_at(NOON).await;
     park(&two.one, &claim, wait()).await;
-    let (_, next) = two.claimed().await;
+    let (_, next) = two.claimed_at(NOON + 1).await;
     park(&two.one, &next, wait()).await;
     let subject = Subject::from(first.id.clone());
     let wake = two.other.write(move |tx| {

@@ -109,7 +109,8 @@ pub(super) async fn five_crashes_are_poison_and_a_retry_is_another_life(ground: 
     });
     assert_eq!(retried.await.unwrap(), Some(lease.id.into()));
     assert_eq!(ground.task(&task).await.crashes, 0);
-    assert_eq!(ground.claim().await.unwrap().task, task);
+    let claim = ground.claim().await.unwrap();
+    assert_eq!((claim.task, claim.lapsed), (task, true), "the last one may be alive");
 }
 
 pub(super) async fn a_poisoned_task_is_told_until_its_subject_has_ended(ground: Ground) {
@@ -193,8 +194,9 @@ pub(super) async fn claims_of_one_daemon_that_lapse_one_after_the_other_are_in_c
 pub(super) async fn a_daemon_that_lives_takes_back_what_was_made_of_its_claims(ground: Ground) {
     let lease = ground.insert(&lease()).await;
     let task = ground.task_of(lease.id.clone()).await.id;
-    for _ in 0..2 * MAX_DEATHS {
+    for round in 0..2 * MAX_DEATHS {
         let late = claim_as(&ground, &lease, "late/w0").await;
+        assert_eq!(late.lapsed, round > 0, "nobody finished a step since, whoever took a crash back");
         ground.clock.advance(Duration::from_secs(31));
         // It stands still, and another takes it for dead.
         assert_eq!(ground.store.sweep("other").await.unwrap().returned, 1);
