@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// What a cycle of acquire and release costs the processor was to a fifth the C library's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Roles in which this binary starts itself; they are no commands.
     let mut words = std::env::args_os().skip(1);
