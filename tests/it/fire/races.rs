@@ -1,6 +1,5 @@
 //! Races of a single point, which random load hardly ever meets: brought about with two daemons' stores on one database.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use drydock::store::{Baton, Claim, Committed, Location, Next, Remote, Scope, Sto
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::proxy::Proxy;
+use super::silence::wired;
 use crate::postgres::{Database, database, is_installed};
 use crate::queue::kit::{NOON, PATIENCE};
 use crate::store::ground::lease;
@@ -232,9 +231,9 @@ async fn a_baton_that_comes_during_the_last_step_goes_on() {
 
 /// A step that ends when its claim is lost, and tells of both.
 #[derive(Default)]
-struct Stuck {
-    begun: Notify,
-    given_up: Notify,
+pub(super) struct Stuck {
+    pub(super) begun: Notify,
+    pub(super) given_up: Notify,
 }
 
 #[async_trait]
@@ -273,10 +272,7 @@ fn a_claim_is_given_up_in_time_though_the_database_hangs() {
 }
 
 async fn hang() {
-    let database = database().await;
-    let (server, name) = database.url.strip_prefix("postgres://postgres@").unwrap().rsplit_once('/').unwrap();
-    let wire = Proxy::start(&Path::new(&server.replace("%2F", "/")).join(".s.PGSQL.5432")).await;
-    let url = format!("postgres://postgres@127.0.0.1:{}/{name}?sslmode=disable", wire.port);
+    let (_database, wire, url) = wired().await;
     let store = Store::open(&Location::Postgres(Remote::at(url)), ManualClock::at(NOON)).await.unwrap();
     let steps = Arc::new(Stuck::default());
     let settings = Settings { workers: 1, sweep: false, daemon: "one".to_owned() };

@@ -6,28 +6,25 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use drydock::blueprint::{self, Registry};
 use drydock::clock::{Clock as _, HeardClock, ManualClock, SystemClock};
 use drydock::engine::{Acquire, Engine};
 use drydock::error::{Reason, Result};
 use drydock::host::Host;
 use drydock::host::local::LocalHost;
-use drydock::model::id::Subject;
 use drydock::model::{Lease, LeaseState, Shares};
 use drydock::scheduler::{Scheduler, Settings, Steps};
-use drydock::store::{Claim, Committed, Location, Remote, Scope, Store};
-use tokio::sync::Notify;
+use drydock::store::{Location, Remote, Store};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::proxy::Proxy;
+use super::races::Stuck;
 use crate::postgres::{Database, database, is_installed};
 use crate::queue::kit::{NOON, PATIENCE, admin, eventually, folder};
 use crate::store::ground::lease;
 
 /// A database, the wire to it, and its address at the near end of the wire.
-async fn wired() -> (Database, Proxy, String) {
+pub(super) async fn wired() -> (Database, Proxy, String) {
     let database = database().await;
     let (server, name) = database.url.strip_prefix("postgres://postgres@").unwrap().rsplit_once('/').unwrap();
     let wire = Proxy::start(&Path::new(&server.replace("%2F", "/")).join(".s.PGSQL.5432")).await;
@@ -110,31 +107,6 @@ async fn a_call_ends_in_time_though_the_database_hangs() {
     });
     assert_eq!(done.await.lease.state, LeaseState::Destroyed);
     engine.stop().await;
-}
-
-/// A step that lasts until its claim is lost, and tells of both.
-#[derive(Default)]
-struct Stuck {
-    begun: Notify,
-    given_up: Notify,
-}
-
-#[async_trait]
-impl Steps for Stuck {
-    async fn step(&self, _claim: &Claim, _next: Option<Scope>, lost: CancellationToken) -> Result<Committed> {
-        self.begun.notify_one();
-        lost.cancelled().await;
-        self.given_up.notify_one();
-        Ok(Committed::FenceLost)
-    }
-
-    async fn stumble(&self, _claim: &Claim, _error: &str, _panicked: bool) -> Result<()> {
-        Ok(())
-    }
-
-    async fn poisoned(&self, _subject: &Subject) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// A daemon whose database goes silent again and again loses its claim each time; others make a crash of it, which it takes back.
