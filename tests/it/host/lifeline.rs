@@ -147,11 +147,13 @@ async fn a_login_shell_that_prints_and_takes_its_time_is_paid_for_once() {
         let yard = Yard::of(data, Arc::new(host), true);
         let said = yard.run(shell("echo out; echo err >&2")).await;
         assert_eq!((said.text(), said.stderr.as_slice()), ("out\n", b"err\n".as_slice()));
-        for _ in 0..10 {
+        for _ in 0..20 {
             assert_eq!(yard.run(argv(&["true"])).await.outcome().0, Exit::Code(0));
         }
+        // Keeper, clerk, and few runners: mostly two, and one more whenever a runner is back later than the next command
+        // comes. Were each command to pay, there would be more than twenty.
         let opened = link.opened.load(Ordering::SeqCst);
-        assert!(opened <= 6, "keeper, clerk, and few runners, not {opened}");
+        assert!(opened <= 10, "{opened} channels for 21 commands");
     }
 }
 
