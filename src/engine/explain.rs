@@ -88,7 +88,7 @@ impl Engine {
     pub(super) async fn decision(&self, lease: &Lease) -> Result<Decision> {
         let (lease, rules) = (lease.clone(), self.rules());
         self.store
-            .write(move |tx| {
+            .look(move |tx| {
                 let (lease, rules) = (lease.clone(), rules.clone());
                 Box::pin(async move {
                     if let Some(decision) = decision_together(tx, &lease, &rules).await? {

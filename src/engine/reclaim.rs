@@ -147,7 +147,7 @@ impl Engine {
         let (lease, rules) = (lease.clone(), std::sync::Arc::new(self.rules()));
         let outlook = self
             .store
-            .write(move |tx| {
+            .look(move |tx| {
                 let (lease, rules) = (lease.clone(), std::sync::Arc::clone(&rules));
                 Box::pin(async move {
                     let view = tx.pool_view(&lease).await?;

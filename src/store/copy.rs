@@ -7,7 +7,7 @@ use super::open::{lock, migrate};
 use super::row::{Cell, Columns, Row};
 use super::sqlite::Connection;
 use super::statement::{Value, composed, sql};
-use super::tx::Session;
+use super::tx::{Opening, Session};
 use super::{Location, Remote, Store, postgres};
 use crate::error::{Error, Result};
 
@@ -46,7 +46,7 @@ impl Store {
         let mut source = Connection::writer(from, Arc::default())?;
         postgres::migrate(to).await?;
         let mut target = postgres::session(to).await?;
-        target.begin(None).await?;
+        target.begin(&Opening::Plain).await?;
         let mut copied = Vec::new();
         for table in TABLES {
             copied.push((table, copy_table(&mut source, target.as_mut(), table).await?));

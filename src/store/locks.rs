@@ -46,6 +46,10 @@ impl Tx {
         self.session.dialect() == Dialect::Postgres
     }
 
+    fn takes_locks(&self) -> bool {
+        self.is_shared() && !self.only_looks
+    }
+
     fn holds_a_pool(&self) -> bool {
         self.locks.iter().any(|lock| matches!(lock, Lock::Pool(_)))
     }
@@ -53,12 +57,12 @@ impl Tx {
     /// Whether this pool can be taken without waiting for it while others wait for one of ours.
     #[must_use]
     pub fn may_take_pool(&self, resource_type: &str) -> bool {
-        !self.is_shared() || !self.holds_a_pool() || self.locks.contains(&Lock::Pool(pool_of(resource_type)))
+        !self.takes_locks() || !self.holds_a_pool() || self.locks.contains(&Lock::Pool(pool_of(resource_type)))
     }
 
     /// Whether a tree can be waited for, since nothing is ours yet that somebody may wait for.
     pub(super) fn may_wait_for_tree(&self) -> bool {
-        self.is_shared() && self.locks.is_empty() && !self.has_written_at_all()
+        self.takes_locks() && self.locks.is_empty() && !self.has_written_at_all()
     }
 
     /// A tree was taken.
@@ -68,7 +72,7 @@ impl Tx {
 
     /// This tree is ours until the commit.
     pub(super) async fn lock_tree(&mut self, root: &LeaseId) -> Result<()> {
-        if !self.is_shared() || self.locks.contains(&Lock::Tree(root.clone())) {
+        if !self.takes_locks() || self.locks.contains(&Lock::Tree(root.clone())) {
             return Ok(());
         }
         if self.may_wait_for_tree() {
@@ -84,7 +88,7 @@ impl Tx {
 
     /// As [`Tx::lock_tree`], without waiting; whether it is ours.
     pub(super) async fn try_tree(&mut self, root: &LeaseId) -> Result<bool> {
-        if !self.is_shared() || self.locks.contains(&Lock::Tree(root.clone())) {
+        if !self.takes_locks() || self.locks.contains(&Lock::Tree(root.clone())) {
             return Ok(true);
         }
         let statement = sql("SELECT CASE WHEN pg_try_advisory_xact_lock(1, hashtext($1)) THEN 1 ELSE 0 END AS got");
@@ -98,7 +102,7 @@ impl Tx {
 
     /// This pool is ours until the commit.
     pub(super) async fn lock_pool(&mut self, pool: &str) -> Result<()> {
-        if !self.is_shared() || self.locks.contains(&Lock::Pool(pool.to_owned())) {
+        if !self.takes_locks() || self.locks.contains(&Lock::Pool(pool.to_owned())) {
             return Ok(());
         }
         // Two who have a pool each and want the other's must not stand there for long.
@@ -111,7 +115,7 @@ impl Tx {
     /// Nobody else looks for circles of trees that wait for each other until the commit: of two that close one at the same time
     /// the second sees what the first waits for.
     pub(super) async fn lock_circles(&mut self) -> Result<()> {
-        if self.is_shared() && !self.locks.contains(&Lock::Circles) {
+        if self.takes_locks() && !self.locks.contains(&Lock::Circles) {
             self.fetch(sql("SELECT pg_advisory_xact_lock(3, 0)")).await?;
             self.locks.insert(Lock::Circles);
         }
@@ -120,7 +124,7 @@ impl Tx {
 
     /// As [`Tx::lock_pool`], for what this blueprint makes.
     pub(super) async fn lock_pool_of(&mut self, blueprint: &BlueprintId) -> Result<()> {
-        if !self.is_shared() {
+        if !self.takes_locks() {
             return Ok(());
         }
         let statement = sql("SELECT resource_type FROM blueprint WHERE id = $1").bind(blueprint.to_string());
@@ -132,7 +136,7 @@ impl Tx {
 
     /// Nobody else takes a place on this resource, or changes it, until the commit.
     pub(super) async fn lock_resource(&mut self, id: &ResourceId) -> Result<()> {
-        if !self.is_shared() || self.locks.contains(&Lock::Resource(id.clone())) {
+        if !self.takes_locks() || self.locks.contains(&Lock::Resource(id.clone())) {
             return Ok(());
         }
         if self.holds_a_pool() {
@@ -149,7 +153,7 @@ impl Tx {
     /// Whether a place of this scope may be taken: one on a resource only while that lives, which it then goes on doing until
     /// the commit.
     pub(super) async fn takes_leases(&mut self, scope: &str) -> Result<bool> {
-        let Some(id) = ResourceId::parse(scope).filter(|_| self.is_shared()) else { return Ok(true) };
+        let Some(id) = ResourceId::parse(scope).filter(|_| self.takes_locks()) else { return Ok(true) };
         match self.fetch_one(sql(SHARED_AT_ONCE).bind(id.to_string())).await? {
             Some(row) => Ok(matches!(Columns(&row).text("state")?.as_str(), "PENDING" | "ACTIVE")),
             None => Ok(!self.exists(&id).await?),

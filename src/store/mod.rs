@@ -54,6 +54,7 @@ use futures::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::DropGuard;
 
+use self::tx::Opening;
 use crate::clock::{Micros, SharedClock};
 use crate::error::{Error, Reason, Result};
 use crate::metrics::Metrics;
@@ -150,11 +151,24 @@ impl Store {
         T: Send + 'static,
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
     {
-        self.write_opening(None, work).await
+        self.transact(Opening::Plain, work).await
     }
 
-    /// As [`Store::write`], for work that begins with [`Tx::hold`] of this claim.
-    pub(crate) async fn write_opening<T, F>(&self, opening: Option<Claim>, work: F) -> Result<T>
+    /// Runs `work`, which writes nothing, on the database of one moment. Unlike [`Store::write`] it stands in no line: what it sees may change
+    /// before it answers.
+    ///
+    /// # Errors
+    /// What `work` says; `STORE_UNAVAILABLE`; `INTERNAL` when it writes.
+    pub async fn look<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
+    {
+        self.transact(Opening::Look, work).await
+    }
+
+    /// As [`Store::write`], for work that begins like this.
+    pub(crate) async fn transact<T, F>(&self, opening: Opening, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,

@@ -11,10 +11,9 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 use tokio::sync::Semaphore;
 
-use super::Claim;
 use super::row::{Cell, Row};
 use super::statement::{Answer, Dialect, Statement, Value, sql};
-use super::tx::{Begun, Session};
+use super::tx::{Begun, Opening, Session};
 use crate::error::{Error, Reason, Result};
 
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
@@ -83,7 +82,7 @@ impl Connection {
 
 #[async_trait]
 impl Session for Connection {
-    async fn begin(&mut self, _opening: Option<&Claim>) -> Result<Begun> {
+    async fn begin(&mut self, _opening: &Opening) -> Result<Begun> {
         self.run(sql("BEGIN IMMEDIATE")).await.map(|_| Begun::default())
     }
 

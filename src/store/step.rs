@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use super::claiming::Level;
 use super::statement::{Dialect, Statement, sql};
 use super::trial::{Rule, without};
+use super::tx::Opening;
 use super::{Claim, Store, Tx};
 use crate::clock::Micros;
 use crate::error::{Error, Reason, Result};
@@ -144,7 +145,7 @@ impl Store {
         let (claim, tried) = (claim.clone(), Arc::clone(tried));
         let fence_lost = Arc::new(AtomicBool::new(false));
         let was_lost = Arc::clone(&fence_lost);
-        let outcome = self.write_opening(Some(claim.clone()), move |tx| {
+        let outcome = self.transact(Opening::Hold(claim.clone()), move |tx| {
             let (claim, claim_next, work) = (claim.clone(), claim_next.clone(), Arc::clone(&work));
             let (along, tried, fence_lost) = (along.clone(), Arc::clone(&tried), Arc::clone(&fence_lost));
             Box::pin(async move {

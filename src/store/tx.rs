@@ -20,7 +20,7 @@ use crate::model::{Event, NewEvent};
 #[async_trait]
 pub(super) trait Session: Send {
     /// Begins a transaction; answers what the database's own clock shows, when it has one that counts. May hold the claim at once.
-    async fn begin(&mut self, opening: Option<&Claim>) -> Result<Begun>;
+    async fn begin(&mut self, opening: &Opening) -> Result<Begun>;
 
     async fn run(&mut self, statement: Statement) -> Result<Answer>;
 
@@ -44,6 +44,18 @@ pub(super) trait Session: Send {
     fn trouble(&self) -> Option<Trouble> {
         None
     }
+}
+
+/// How a transaction begins.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Opening {
+    /// It may do anything.
+    #[default]
+    Plain,
+    /// First of all it looks at the fence of a claim: its begin and that look may be one.
+    Hold(Claim),
+    /// It writes nothing. All that it reads is of one moment, and it neither waits for a lock nor keeps one from others.
+    Look,
 }
 
 /// What came of a begin.
@@ -73,6 +85,8 @@ pub struct Tx {
     /// What it holds beside the rows that it wrote; see `locks`.
     pub(super) locks: HashSet<Lock>,
     overtaken: bool,
+    /// It writes nothing, and takes no locks.
+    pub(super) only_looks: bool,
     /// The fence that was looked at with the begin.
     pub(super) opened: Option<Held>,
     clock: SharedClock,
@@ -91,6 +105,7 @@ impl Tx {
             session,
             locks: HashSet::new(),
             overtaken: false,
+            only_looks: false,
             opened: None,
             clock,
             now: 0,
@@ -107,18 +122,19 @@ impl Tx {
         self.now
     }
 
-    pub(super) async fn begin(&mut self, opening: Option<&Claim>) -> Result<()> {
+    pub(super) async fn begin(&mut self, opening: &Opening) -> Result<()> {
         self.news = News::default();
         self.claimed = None;
         self.wrote_at_all = false;
         self.overtaken = false;
         self.locks.clear();
+        self.only_looks = matches!(opening, Opening::Look);
         let begun = self.session.begin(opening).await?;
         self.now = match begun.told {
             Some(told) => self.clock.hear(told),
             None => self.clock.now(),
         };
-        if let (Some(Some(_)), Some(root)) = (&begun.held, opening.and_then(|claim| claim.root.as_ref())) {
+        if let (Some(Some(_)), Opening::Hold(Claim { root: Some(root), .. })) = (&begun.held, opening) {
             self.has_tree(root);
         }
         self.opened = begun.held;

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::count::Meter;
 use super::idle::{Given, Idle};
-use super::tx::{Session, Tx};
+use super::tx::{Opening, Session, Tx};
 use super::{Claim, News};
 use crate::clock::SharedClock;
 use crate::error::{Error, Reason, Result};
@@ -30,8 +30,9 @@ pub(super) static COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// Work for the writer: run (again and again, if need be), then told how the commit went.
 pub(super) trait Operation: Send {
-    /// The claim whose fence it looks at first.
-    fn opening(&self) -> Option<&Claim>;
+    fn opening(&self) -> &Opening;
+    /// Whether somebody waits for its answer.
+    fn is_awaited(&self) -> bool;
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran>;
     fn answer(self: Box<Self>, commit: Result<(), &Error>);
 }
@@ -47,14 +48,14 @@ pub(super) enum Ran {
 }
 
 struct Typed<T, F> {
-    opening: Option<Claim>,
+    opening: Opening,
     work: F,
     result: Option<Result<T>>,
     answer: oneshot::Sender<Result<T>>,
 }
 
-/// An operation, and its answer. One that begins with the look at the fence of a claim says so: its begin and the look may be one.
-pub(super) fn operation<T, F>(opening: Option<Claim>, work: F) -> (Box<dyn Operation>, oneshot::Receiver<Result<T>>)
+/// An operation, and its answer.
+pub(super) fn operation<T, F>(opening: Opening, work: F) -> (Box<dyn Operation>, oneshot::Receiver<Result<T>>)
 where
     T: Send + 'static,
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
@@ -80,8 +81,12 @@ where
     T: Send + 'static,
     F: for<'t> Fn(&'t mut Tx) -> BoxFuture<'t, Result<T>> + Send + 'static,
 {
-    fn opening(&self) -> Option<&Claim> {
-        self.opening.as_ref()
+    fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    fn is_awaited(&self) -> bool {
+        !self.answer.is_closed()
     }
 
     fn run<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Ran> {
@@ -96,6 +101,10 @@ where
                 let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
                 Err(Error::new(Reason::Internal, format!("an operation of the store panicked: {text}")))
             });
+            let result = match (&self.opening, tx.has_written()) {
+                (Opening::Look, true) => Err(Error::new(Reason::Internal, "what was to look only has written")),
+                _ => result,
+            };
             let ran = match (&result, tx.has_written()) {
                 (Ok(_), _) => Ran::Done,
                 // The database itself failed: it may have rolled the transaction back already.
@@ -171,7 +180,7 @@ impl Writer {
     /// Runs a batch in one transaction; `false` leaves it for [`Writer::alone`].
     async fn together(&mut self, batch: &mut Vec<Box<dyn Operation>>) -> bool {
         let meter = Meter::start(&self.metrics, batch.len());
-        if let Err(error) = self.tx.begin(None).await {
+        if let Err(error) = self.tx.begin(&Opening::Plain).await {
             answer_all(batch, Err(&error));
             return true;
         }
@@ -194,7 +203,7 @@ impl Writer {
 
     async fn alone(&mut self, mut operation: Box<dyn Operation>) {
         let meter = Meter::start(&self.metrics, 1);
-        if let Err(error) = self.tx.begin(None).await {
+        if let Err(error) = self.tx.begin(&Opening::Plain).await {
             operation.answer(Err(&error));
             return;
         }
@@ -244,7 +253,7 @@ impl Writer {
 
     async fn give_back(&mut self, claim: Claim) {
         let task = claim.task.clone();
-        let (operation, answer) = operation(None, move |tx| {
+        let (operation, answer) = operation(Opening::Plain, move |tx| {
             let claim = claim.clone();
             Box::pin(async move { tx.hand_back(&claim).await })
         });

@@ -19,7 +19,7 @@ use crate::store::claiming::LowWater;
 use crate::store::row::{Cell, Row};
 use crate::store::statement::{Answer, Dialect, Statement, Value};
 use crate::store::trial::keeps_fences;
-use crate::store::tx::{self, Begun, Trouble};
+use crate::store::tx::{self, Begun, Opening, Trouble};
 
 /// Runs a statement on a connection, and waits so long for its answer.
 pub(super) async fn answer(
@@ -155,7 +155,7 @@ impl Session {
 
 #[async_trait]
 impl tx::Session for Session {
-    async fn begin(&mut self, opening: Option<&Claim>) -> Result<Begun> {
+    async fn begin(&mut self, opening: &Opening) -> Result<Begun> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.open = true;
         let patience = match self.patience {
@@ -163,9 +163,13 @@ impl tx::Session for Session {
             PATIENCE => String::new(),
             longer => format!(" SET LOCAL lock_timeout = {};", longer.as_millis()),
         };
-        let first = opening.and_then(held).unwrap_or_else(|| CLOCK.to_owned());
-        let holds = first != CLOCK;
-        let text = format!("BEGIN;{patience} {first}");
+        let (begin, held) = match opening {
+            Opening::Plain => ("BEGIN", None),
+            Opening::Hold(claim) => ("BEGIN", held(claim)),
+            Opening::Look => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
+        };
+        let holds = held.is_some();
+        let text = format!("{begin};{patience} {}", held.as_deref().unwrap_or(CLOCK));
         let begun = match self.wire.ask() {
             Ok(connection) => within(IN_LINE, sqlx::raw_sql(AssertSqlSafe(text)).fetch_optional(connection)).await,
             Err(error) => Err(error),

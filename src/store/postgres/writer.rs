@@ -16,7 +16,7 @@ use crate::error::{Error, Reason, Result, report};
 use crate::metrics::Metrics;
 use crate::store::count::Meter;
 use crate::store::idle::{Given, Idle};
-use crate::store::tx::{Trouble, Tx};
+use crate::store::tx::{Opening, Trouble, Tx};
 use crate::store::writer::{COMMITS, Operation, Ran, fail_point, operation};
 use crate::store::{Claim, News};
 
@@ -50,7 +50,7 @@ enum End {
 }
 
 impl Writer {
-    /// Begins an operation; it goes on when its caller leaves.
+    /// Begins an operation; once it runs it goes on when its caller leaves.
     pub(in crate::store) fn begin(self: &Arc<Self>, operation: Box<dyn Operation>) {
         tokio::spawn(Arc::clone(self).serve(operation));
     }
@@ -103,6 +103,10 @@ impl Writer {
             Ok(wire) => wire,
             Err(error) => return end(failure::trouble(&error), operation, failure::failed(error)),
         };
+        // Who asks again because it took too long here must not stand in its own way.
+        if !operation.is_awaited() {
+            return End::Answered;
+        }
         let meter = Meter::start(&self.metrics, 1);
         let session = Session::new(wire, Arc::clone(&self.count), Arc::clone(&self.home), patience);
         let session = session.knowing(Arc::clone(&self.tidings.low_water));
@@ -167,7 +171,7 @@ impl Writer {
     }
 
     fn give_back(&self, claim: Claim) {
-        let (again, answer) = operation(None, move |tx| {
+        let (again, answer) = operation(Opening::Plain, move |tx| {
             let claim = claim.clone();
             Box::pin(async move { tx.hand_back(&claim).await })
         });

@@ -1,11 +1,13 @@
 //! Several stores, and several engines, on one database: nothing is done twice, nobody is forgotten, all is heard in order.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use drydock::clock::ManualClock;
 use drydock::error::Reason;
 use drydock::model::id::LeaseId;
-use drydock::model::{Event, Lease, LeaseState, NewEvent, StringMap, TaskState};
+use drydock::model::{Event, Lease, LeaseSpec, LeaseState, NewEvent, StringMap, TaskState};
 use drydock::store::{Baton, ListQuery, Location, Next, Remote, Request, Scope, Store, Wait};
 use futures::future::join_all;
 use sqlx::{Connection as _, PgConnection, Row as _};
@@ -303,4 +305,84 @@ async fn an_idle_store_asks_nothing() {
     })
     .await;
     assert!(still < 40, "{still} statements for one insert elsewhere");
+}
+
+/// A write that goes on as long as the sender lives, with the pool of the lease as its own; returns when it has it.
+async fn stand_in_the_way(store: &Store, lease: &Lease) -> (watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let (begun, mut has_begun) = watch::channel(false);
+    let (go_on, going) = watch::channel(false);
+    let (store, lease) = (store.clone(), lease.clone());
+    let write = tokio::spawn(async move {
+        let written = store.write(move |tx| {
+            let (lease, begun, mut going) = (lease.clone(), begun.clone(), going.clone());
+            Box::pin(async move {
+                tx.pool_view(&lease).await?;
+                begun.send_replace(true);
+                let _ = going.wait_for(|go| *go).await;
+                Ok(())
+            })
+        });
+        written.await.unwrap();
+    });
+    has_begun.wait_for(|begun| *begun).await.unwrap();
+    (go_on, write)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_looks_waits_for_nobody() {
+    let Some(two) = Two::open().await else { return };
+    let lease = lease();
+    insert(&two.one, &lease).await;
+    let (go_on, write) = stand_in_the_way(&two.one, &lease).await;
+    let ahead = two.other.look(move |tx| {
+        let lease = lease.clone();
+        Box::pin(async move { Ok(tx.pool_view(&lease).await?.ahead.len()) })
+    });
+    assert_eq!(ahead.await.unwrap(), 0);
+    assert!(!write.is_finished());
+    go_on.send_replace(true);
+    write.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_writes_leaves_nothing() {
+    let Some(two) = Two::open().await else { return };
+    let wanted = lease();
+    let id = wanted.id.clone();
+    let look = two.one.look(move |tx| {
+        let wanted = wanted.clone();
+        Box::pin(async move { tx.insert_lease(&wanted).await })
+    });
+    assert!(look.await.is_err());
+    assert_eq!(two.one.find_lease(&id).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_waits_for_any_more_is_not_begun() {
+    if !is_installed() {
+        return;
+    }
+    let database = database().await;
+    let remote = Remote { connections: 2, ..Remote::at(&database.url) };
+    let store = Store::open(&Location::Postgres(remote), ManualClock::at(NOON)).await.unwrap();
+    let (one, other) =
+        (lease(), Lease { spec: LeaseSpec { resource_type: "other".to_owned(), ..lease().spec }, ..lease() });
+    let (first, second) = tokio::join!(stand_in_the_way(&store, &one), stand_in_the_way(&store, &other));
+    let ran = Arc::new(AtomicBool::new(false));
+    let late = {
+        let ran = Arc::clone(&ran);
+        store.write(move |_| {
+            ran.store(true, Ordering::SeqCst);
+            Box::pin(async { Ok(()) })
+        })
+    };
+    // It stands in line for a connection when its caller leaves.
+    assert!(futures::poll!(Box::pin(late)).is_pending());
+    let next = store.write(|_| Box::pin(async { Ok(()) }));
+    for (go_on, write) in [first, second] {
+        go_on.send_replace(true);
+        write.await.unwrap();
+    }
+    next.await.unwrap();
+    assert!(!ran.load(Ordering::SeqCst));
 }
