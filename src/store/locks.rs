@@ -11,6 +11,9 @@
 //! pool does not wait for a resource, and who has written anything does not wait for a tree; it gives up and is run again. The
 //! rest (rows that two steps wake crosswise) ends by `PostgreSQL`'s `lock_timeout`, and is run again too.
 //!
+//! Who only looks, as when a caller asks why its lease waits, takes none of them: it reads the database of one moment. In
+//! the line of a busy pool there would else stand more who look than who act.
+//!
 //! Trees and pools are advisory locks of the transaction: there may be no row yet, and none has to be written.
 
 use super::Tx;

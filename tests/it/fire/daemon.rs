@@ -1,5 +1,6 @@
 //! Real daemons on the common database, each behind a wire of its own, to be killed, stopped and started again.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,6 +20,11 @@ use super::server::Server;
 /// How long a claim holds in these daemons, seconds.
 pub(super) const CLAIM: u64 = 3;
 const WORKERS: &str = "4";
+
+/// What is tried: `DRYDOCK_FIRE_DAEMON` says which build, with debug assertions.
+fn program() -> OsString {
+    std::env::var_os("DRYDOCK_FIRE_DAEMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_drydock").into())
+}
 
 /// A daemon's data folder, its wire, and the process when one runs.
 pub(super) struct Daemon {
@@ -61,7 +67,7 @@ impl Daemon {
 
     pub(super) fn start(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_drydock"))
+        let child = Command::new(program())
             .args(["serve", "--workers", WORKERS, "--database", &Server::url_through(self.wire.port), "--data-dir"])
             .arg(&self.folder)
             .env_clear()
@@ -111,7 +117,7 @@ impl Daemon {
 
     /// One command of the command line.
     pub(super) fn drydock(&self, words: &[&str]) -> std::process::Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drydock"));
+        let mut command = Command::new(program());
         command.env_clear().env("HOME", &self.folder).args(["--addr", &self.address()]).args(words);
         command.stdin(Stdio::null()).output().unwrap()
     }

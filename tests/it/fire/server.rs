@@ -12,8 +12,10 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use crate::postgres::{NOBODY, folder_of_programs};
 use crate::queue::kit::{eventually, folder};
 
-/// Nobody pulls the plug of the machine: what the server has written is there after each of its ends.
-const SETTINGS: [&str; 8] = [
+/// Nobody pulls the plug of the machine: what the server has written is there after each of its ends. And a server goes down only when each
+/// connection that has not said who it is (that of a daemon that stands still, say) has run out of time, which is a minute unless set.
+const SETTINGS: [&str; 9] = [
+    "authentication_timeout=1",
     "listen_addresses=",
     "max_connections=200",
     "fsync=off",
