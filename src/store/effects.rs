@@ -28,9 +28,7 @@ impl Store {
             let (resource, name, request) = (resource.clone(), name.clone(), request.clone());
             let claim = claim.clone();
             Box::pin(async move {
-                if let Some(claim) = &claim {
-                    tx.keep(claim).await?;
-                }
+                tx.keep(claim.as_ref()).await?;
                 let known = sql("SELECT state, outcome FROM effect WHERE subject = $1 AND name = $2")
                     .bind(resource.clone())
                     .bind(name.clone());
@@ -73,9 +71,7 @@ impl Store {
                 .bind(name.clone());
             let claim = claim.clone();
             Box::pin(async move {
-                if let Some(claim) = &claim {
-                    tx.keep(claim).await?;
-                }
+                tx.keep(claim.as_ref()).await?;
                 tx.execute(statement).await.map(|_| ())
             })
         })
@@ -91,9 +87,7 @@ impl Store {
                 sql("DELETE FROM effect WHERE subject = $1 AND name = $2").bind(resource.clone()).bind(name.clone());
             let claim = claim.clone();
             Box::pin(async move {
-                if let Some(claim) = &claim {
-                    tx.keep(claim).await?;
-                }
+                tx.keep(claim.as_ref()).await?;
                 tx.execute(statement).await.map(|_| ())
             })
         })

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Tx;
 use super::row::{Columns, Row};
-use super::statement::{composed, sql};
+use super::statement::{composed, numbered, sql};
 use super::step::pool_of;
 use crate::clock::Micros;
 use crate::error::Result;
@@ -76,10 +76,9 @@ impl Tx {
     /// Whether the task of one of these leases is at work, or about to be. Then one of them carries the baton of the pool from now on,
     /// so that whoever lets them go first hears when they took nothing.
     pub async fn let_go_first(&mut self, leases: &[LeaseId], pool: &str) -> Result<bool> {
-        let names: Vec<String> = (1..=leases.len()).map(|number| format!("${number}")).collect();
         let text = format!(
             "SELECT id, baton FROM task WHERE subject IN ({}) AND state IN ('READY', 'RUNNING') ORDER BY band, ord, depth DESC, id",
-            names.join(", ")
+            numbered(leases.len())
         );
         let values = leases.iter().map(|lease| lease.to_string().into()).collect();
         let moving = self.fetch(composed(text, values)).await?;
@@ -96,10 +95,9 @@ impl Tx {
 
     /// Who holds which places of these scopes.
     pub async fn held_slots(&mut self, scopes: &[String]) -> Result<BTreeMap<String, Vec<(i64, String)>>> {
-        let names: Vec<String> = (1..=scopes.len()).map(|number| format!("${number}")).collect();
         let text = format!(
             "SELECT scope, place, holder FROM slot WHERE scope IN ({}) ORDER BY scope, place",
-            names.join(", ")
+            numbered(scopes.len())
         );
         let values = scopes.iter().cloned().map(Into::into).collect();
         let mut held: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();

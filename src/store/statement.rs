@@ -63,6 +63,11 @@ pub(super) fn composed(text: String, values: Vec<Value>) -> Statement {
     Statement { text: Cow::Owned(text), on_postgres: None, values }
 }
 
+/// `$1, $2, …`, as many as there are values.
+pub(super) fn numbered(values: usize) -> String {
+    (1..=values).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ")
+}
+
 /// The two ways to say what they do not say alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {

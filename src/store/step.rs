@@ -232,11 +232,12 @@ impl Tx {
         self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
     }
 
-    /// Goes on with a write in the course of a step, as long as its claim is still the task's.
+    /// Goes on with a write in the course of a step, as long as its claim is still the task's; without a claim there is nothing to lose.
     ///
     /// # Errors
     /// `ETAG_MISMATCH` when it is not.
-    pub(super) async fn keep(&mut self, claim: &Claim) -> Result<()> {
+    pub(super) async fn keep(&mut self, claim: Option<&Claim>) -> Result<()> {
+        let Some(claim) = claim else { return Ok(()) };
         let statement = sql("SELECT id FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .on_postgres("SELECT id FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2 FOR SHARE")
             .bind(claim.task.to_string())

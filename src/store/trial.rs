@@ -42,11 +42,6 @@ pub(super) enum Rule {
     PassOn,
 }
 
-/// Whether steps are fenced.
-pub(super) fn keeps_fences() -> bool {
-    !without(Rule::Fence)
-}
-
 /// Whether this rule is taken away in this process.
 pub(super) fn without(rule: Rule) -> bool {
     static MUTANT: OnceLock<Option<Rule>> = OnceLock::new();

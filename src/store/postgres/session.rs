@@ -18,7 +18,7 @@ use crate::store::Claim;
 use crate::store::claiming::LowWater;
 use crate::store::row::{Cell, Row};
 use crate::store::statement::{Answer, Dialect, Statement, Value};
-use crate::store::trial::keeps_fences;
+use crate::store::trial::{Rule, without};
 use crate::store::tx::{self, Begun, Opening, Trouble};
 
 /// Runs a statement on a connection, and waits so long for its answer.
@@ -100,7 +100,7 @@ pub(super) const PREPARE: &str = "PREPARE drydock_hold (text, bigint, text) AS \
 fn held(claim: &Claim) -> Option<String> {
     let root = claim.root.as_ref()?;
     // A resource is held before its task is looked at.
-    if matches!(claim.subject, Subject::Resource(_)) || !keeps_fences() {
+    if matches!(claim.subject, Subject::Resource(_)) || without(Rule::Fence) {
         return None;
     }
     let quoted = |id: &str| id.replace('\'', "''");

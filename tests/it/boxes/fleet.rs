@@ -30,14 +30,7 @@ pub(super) fn words(pairs: &[(&str, &str)]) -> Words {
 
 /// How a machine is registered, its key pinned.
 pub(super) fn attributes(machine: &Sshd) -> Words {
-    let target = machine.target();
-    words(&[
-        ("address", &target.address),
-        ("port", &target.port.to_string()),
-        ("user", &target.user),
-        ("identity_file", &target.identity_file.unwrap().display().to_string()),
-        ("host_key", &machine.host_key()),
-    ])
+    machine.attributes()
 }
 
 pub(super) struct Fleet {

@@ -79,18 +79,10 @@ impl Fleet {
         for (number, machine) in self.boxes.iter().enumerate() {
             let name = format!("box-{number}");
             self.journal.equip(&machine.home(), &name);
-            let target = machine.target();
-            let attributes = [
-                ("address", target.address),
-                ("port", target.port.to_string()),
-                ("user", target.user),
-                ("identity_file", target.identity_file.unwrap().display().to_string()),
-                ("host_key", machine.host_key()),
-            ];
             let request = RegisterResourceRequest {
                 blueprint: "remote-host".to_owned(),
                 name,
-                attributes: attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+                attributes: machine.attributes().into_iter().collect(),
                 ..RegisterResourceRequest::default()
             };
             self.daemons[0].api().resources().register_resource(request).await.unwrap();

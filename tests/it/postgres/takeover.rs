@@ -54,18 +54,10 @@ async fn at_work(more: &[(&str, &str)]) -> (Ground, usize, String) {
     let file = daemons[0].folder.path().join("blueprints.yaml");
     std::fs::write(&file, DOCUMENTS).unwrap();
     daemons[0].ok(&["blueprint", "apply", "-f", &file.display().to_string()]);
-    let target = machine.target();
-    let attributes = [
-        ("address", target.address),
-        ("port", target.port.to_string()),
-        ("user", target.user),
-        ("identity_file", target.identity_file.unwrap().display().to_string()),
-        ("host_key", machine.host_key()),
-    ];
     let request = RegisterResourceRequest {
         blueprint: "remote-host".to_owned(),
         name: "machine".to_owned(),
-        attributes: attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        attributes: machine.attributes().into_iter().collect(),
         labels: [("at".to_owned(), "far".to_owned())].into(),
         ..RegisterResourceRequest::default()
     };

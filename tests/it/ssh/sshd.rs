@@ -4,6 +4,7 @@
 //! namespace (and without root in user namespaces) of its own. All that it starts carries a mark in its environment, by which
 //! what is left can be counted and is ended.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -151,6 +152,19 @@ impl Sshd {
             ssh_config: None,
             host_keys: vec![self.host_key()],
         }
+    }
+
+    /// How it is registered, its key pinned.
+    pub(crate) fn attributes(&self) -> BTreeMap<String, String> {
+        let target = self.target();
+        let attributes = [
+            ("address", target.address),
+            ("port", target.port.to_string()),
+            ("user", target.user),
+            ("identity_file", target.identity_file.unwrap().display().to_string()),
+            ("host_key", self.host_key()),
+        ];
+        attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// Its public host key: algorithm and key.
