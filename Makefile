@@ -32,6 +32,6 @@ bench: ## set up what is measured beside, then the table of speed and memory: bo
 SOAK_MINUTES ?= 10
 soak: ## four daemons on one PostgreSQL under fire for SOAK_MINUTES (10), then the report; DRYDOCK_FIRE_SEED replays
 	.ci/tools test
-	$(CARGO) build --locked --profile soak
+	$(CARGO) build --locked --profile soak --target-dir target
 	DRYDOCK_FIRE_DAEMON=$(CURDIR)/target/soak/drydock DRYDOCK_FIRE_CALLERS=100 DRYDOCK_FIRE_SECONDS=$$(($(SOAK_MINUTES) * 60)) $(CARGO) test --locked --test it -- --exact --nocapture \
 		fire::storm::no_place_is_held_twice_and_nothing_is_lost_or_left

@@ -103,16 +103,6 @@ pub struct Decision {
     pub kept_for: Vec<LeaseId>,
 }
 
-/// What one of those ahead would get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dealt {
-    Nothing,
-    /// Of what there is so much of and no more.
-    Scarce,
-    /// A new resource of a blueprint without any limit: nobody has to go first.
-    Plenty,
-}
-
 /// Room as it is dealt out, on paper.
 struct Room<'v> {
     view: &'v PoolView,
@@ -321,11 +311,10 @@ impl<'v> Room<'v> {
     fn deal_to_those_ahead(&mut self, lease: &Lease, rules: &dyn Rules) -> (usize, Vec<LeaseId>) {
         let (mut empty_handed, mut served) = (0, Vec::new());
         for ahead in &self.view.ahead {
-            let is_dealt = self.deal_place(ahead, rules) || self.warm.deal(ahead, rules);
-            match if is_dealt { Dealt::Scarce } else { self.deal_build(ahead, rules) } {
-                Dealt::Nothing => empty_handed += 1,
-                Dealt::Scarce => served.extend((ahead.ord < lease.ord).then(|| ahead.id.clone())),
-                Dealt::Plenty => {}
+            if self.deal_place(ahead, rules) || self.warm.deal(ahead, rules) || self.deal_build(ahead, rules) {
+                served.extend((ahead.ord < lease.ord).then(|| ahead.id.clone()));
+            } else {
+                empty_handed += 1;
             }
         }
         (empty_handed, served)
@@ -357,8 +346,9 @@ impl<'v> Room<'v> {
         false
     }
 
-    fn deal_build(&mut self, lease: &Lease, rules: &dyn Rules) -> Dealt {
-        for blueprint in &self.view.blueprints {
+    /// In the order in which it would choose itself.
+    fn deal_build(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
+        for blueprint in in_rank(self.view, rules) {
             if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
                 continue;
             }
@@ -371,13 +361,12 @@ impl<'v> Room<'v> {
             if !self.passes.deal(&gates, lease.id.as_str()) {
                 continue;
             }
-            let is_limited = !gates.is_empty() || matches!(left, Some(Some(_)));
             if let Some(Some(left)) = left {
                 *left -= 1;
             }
-            return if is_limited { Dealt::Scarce } else { Dealt::Plenty };
+            return true;
         }
-        Dealt::Nothing
+        false
     }
 
     fn spend(&mut self, plan: &Plan) {

@@ -20,6 +20,7 @@ use super::Tx;
 use super::row::Columns;
 use super::statement::{Dialect, sql};
 use super::step::pool_of;
+use super::tx::Intent;
 use crate::error::Result;
 use crate::model::id::{BlueprintId, LeaseId, ResourceId};
 
@@ -50,7 +51,7 @@ impl Tx {
     }
 
     fn takes_locks(&self) -> bool {
-        self.is_shared() && !self.only_looks
+        self.is_shared() && self.intent == Intent::Write
     }
 
     fn holds_a_pool(&self) -> bool {

@@ -154,8 +154,8 @@ impl Store {
         self.transact(Opening::Plain, work).await
     }
 
-    /// Runs `work`, which writes nothing, on the database of one moment. Unlike [`Store::write`] it stands in no line: what it sees may change
-    /// before it answers.
+    /// Runs `work`, which writes nothing. On `PostgreSQL` it sees the database of one moment, and takes none of the locks of
+    /// [`Store::write`]: what it sees may change before it answers. On `SQLite` it is one more operation of the one writer.
     ///
     /// # Errors
     /// What `work` says; `STORE_UNAVAILABLE`; `INTERNAL` when it writes.

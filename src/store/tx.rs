@@ -54,7 +54,15 @@ pub(crate) enum Opening {
     Plain,
     /// First of all it looks at the fence of a claim: its begin and that look may be one.
     Hold(Claim),
-    /// It writes nothing. All that it reads is of one moment, and it neither waits for a lock nor keeps one from others.
+    /// It writes nothing. On `PostgreSQL` all that it reads is of one moment, and it neither waits for a lock nor keeps one from others.
+    Look,
+}
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    Write,
+    /// It takes no locks.
     Look,
 }
 
@@ -85,8 +93,7 @@ pub struct Tx {
     /// What it holds beside the rows that it wrote; see `locks`.
     pub(super) locks: HashSet<Lock>,
     overtaken: bool,
-    /// It writes nothing, and takes no locks.
-    pub(super) only_looks: bool,
+    pub(super) intent: Intent,
     /// The fence that was looked at with the begin.
     pub(super) opened: Option<Held>,
     clock: SharedClock,
@@ -105,7 +112,7 @@ impl Tx {
             session,
             locks: HashSet::new(),
             overtaken: false,
-            only_looks: false,
+            intent: Intent::Write,
             opened: None,
             clock,
             now: 0,
@@ -128,7 +135,7 @@ impl Tx {
         self.wrote_at_all = false;
         self.overtaken = false;
         self.locks.clear();
-        self.only_looks = matches!(opening, Opening::Look);
+        self.intent = if matches!(opening, Opening::Look) { Intent::Look } else { Intent::Write };
         let begun = self.session.begin(opening).await?;
         self.now = match begun.told {
             Some(told) => self.clock.hear(told),

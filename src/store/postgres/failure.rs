@@ -35,7 +35,11 @@ pub(super) fn failed(error: sqlx::Error) -> Error {
         }
         "57014" => (Reason::StoreUnavailable, "the database took too long; nothing was written; try again"),
         // Of data, of statements, of rights: trying again does not help.
-        code if code.starts_with("22") || code.starts_with("42") || code.starts_with("23") && code != "23505" => {
+        // Or a look that writes.
+        code if matches!(&code[..code.len().min(2)], "22" | "42")
+            || code == "25006"
+            || code.starts_with("23") && code != "23505" =>
+        {
             (Reason::Internal, "the database refuses a statement; nothing was written")
         }
         _ => (Reason::StoreUnavailable, "the database does not answer; nothing was written; try again"),

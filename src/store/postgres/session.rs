@@ -163,13 +163,13 @@ impl tx::Session for Session {
             PATIENCE => String::new(),
             longer => format!(" SET LOCAL lock_timeout = {};", longer.as_millis()),
         };
-        let (begin, held) = match opening {
+        let (opens, fence) = match opening {
             Opening::Plain => ("BEGIN", None),
             Opening::Hold(claim) => ("BEGIN", held(claim)),
             Opening::Look => ("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", None),
         };
-        let holds = held.is_some();
-        let text = format!("{begin};{patience} {}", held.as_deref().unwrap_or(CLOCK));
+        let holds = fence.is_some();
+        let text = format!("{opens};{patience} {}", fence.as_deref().unwrap_or(CLOCK));
         let begun = match self.wire.ask() {
             Ok(connection) => within(IN_LINE, sqlx::raw_sql(AssertSqlSafe(text)).fetch_optional(connection)).await,
             Err(error) => Err(error),

@@ -50,7 +50,7 @@ enum End {
 }
 
 impl Writer {
-    /// Begins an operation; once it runs it goes on when its caller leaves.
+    /// Begins an operation; a run of it goes on when its caller leaves, and is the last one then.
     pub(in crate::store) fn begin(self: &Arc<Self>, operation: Box<dyn Operation>) {
         tokio::spawn(Arc::clone(self).serve(operation));
     }

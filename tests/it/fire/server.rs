@@ -15,7 +15,7 @@ use crate::queue::kit::{eventually, folder};
 /// Nobody pulls the plug of the machine: what the server has written is there after each of its ends. And a server goes down only when each
 /// connection that has not said who it is (that of a daemon that stands still, say) has run out of time, which is a minute unless set.
 const SETTINGS: [&str; 9] = [
-    "authentication_timeout=1",
+    "authentication_timeout=2",
     "listen_addresses=",
     "max_connections=200",
     "fsync=off",

@@ -54,7 +54,7 @@ async fn two_places_for_two(gets_on: bool, in_a_gang: bool) {
     // Of those that are taken together any may be the one that looks.
     let looked = async || {
         let tasks = behind.iter().map(|lease| bench.task_of(lease.as_str()));
-        futures::future::join_all(tasks).await.into_iter().flatten().find_map(|task| task.run_at)
+        futures::future::join_all(tasks).await.into_iter().flatten().filter_map(|task| task.run_at).min()
     };
     eventually("the second has looked", &looked).await;
     assert_eq!(bench.state(&behind[0]).await, LeaseState::Pending);

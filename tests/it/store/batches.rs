@@ -83,3 +83,17 @@ pub(super) async fn a_caller_that_leaves_takes_nothing_back(ground: Ground) {
     go_on.send(true).unwrap();
     eventually("it is written all the same", async || ground.store.find_lease(&id).await.unwrap()).await;
 }
+
+pub(super) async fn a_look_that_writes_leaves_nothing(ground: Ground) {
+    let wanted = lease();
+    let id = wanted.id.clone();
+    let look = ground.store.look(move |tx| {
+        let wanted = wanted.clone();
+        Box::pin(async move { tx.insert_lease(&wanted).await })
+    });
+    let beside = lease();
+    let (look, other) = tokio::join!(look, ground.insert(&beside));
+    assert_eq!(look.unwrap_err().reason, Reason::Internal);
+    assert!(ground.store.find_lease(&id).await.unwrap().is_none());
+    assert!(ground.store.find_lease(&other.id).await.unwrap().is_some());
+}

@@ -70,6 +70,7 @@ conformance! {
     batches::a_failing_operation_leaves_the_others_of_its_batch_committed,
     batches::an_operation_that_panics_is_an_error_of_its_caller_alone,
     batches::a_caller_that_leaves_takes_nothing_back,
+    batches::a_look_that_writes_leaves_nothing,
     records::a_request_is_remembered_for_a_day_with_its_body,
     records::effects_are_begun_once_and_remembered,
     records::who_has_lost_a_claim_writes_no_effects,
