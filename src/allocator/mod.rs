@@ -346,9 +346,8 @@ impl<'v> Room<'v> {
         false
     }
 
-    /// In the order in which it would choose itself.
     fn deal_build(&mut self, lease: &Lease, rules: &dyn Rules) -> bool {
-        for blueprint in in_rank(self.view, rules) {
+        for blueprint in &self.view.blueprints {
             if verdict::reject_blueprint(lease, blueprint, rules).is_some() {
                 continue;
             }

@@ -1,7 +1,5 @@
 //! Allocation: one decision about a PENDING lease, taken and written in one transaction, on what is true in it.
 
-use std::collections::BTreeSet;
-
 use super::deadlock;
 use super::lease::{activate, end, time_out};
 use super::narrate::Told;
@@ -32,32 +30,6 @@ pub(super) struct Seat<'s> {
     /// Slots of limits that it takes beside.
     pub(super) limits: Vec<Slot>,
     pub(super) blueprint: Option<&'s Blueprint>,
-}
-
-fn begins(decision: &Decision) -> bool {
-    matches!(decision.plan, Plan::Build { .. } | Plan::Adopt { .. })
-}
-
-fn is_built(decision: &Decision) -> bool {
-    begins(decision) || matches!(decision.plan, Plan::Await(_))
-}
-
-/// Those that are taken together give way as one.
-fn turn_of(lease: &Lease) -> &LeaseId {
-    lease.gang.as_ref().unwrap_or(&lease.id)
-}
-
-/// Writes what changed of those of a gang whose step this is not; answers the one whose it is.
-async fn put_others(tx: &mut Tx, own: &Lease, members: Vec<(Lease, Lease)>) -> Result<Lease> {
-    let mut current = own.clone();
-    for (was, now) in members {
-        if was.id == own.id {
-            current = now;
-        } else if was != now {
-            tx.put_lease(&was, &now).await?;
-        }
-    }
-    Ok(current)
 }
 
 impl Allocation {
@@ -119,37 +91,18 @@ impl Allocation {
         }
         let view = picture(tx, &lease, &self.rules).await?;
         let decision = allocator::plan(&lease, &view, &self.rules);
-        match self.give_way(tx, before, &lease, &[(&lease, &decision)]).await? {
-            Some(way_given) => Ok(way_given),
-            None => self.apply(tx, before, lease, decision, &view).await,
+        if self.is_overtaking(tx, &lease, &decision).await? {
+            if let Some(instant) = self.rules.courtesy.until(&lease.id, tx.now()) {
+                let until = lease.queue_expire_time.map_or(instant, |until| until.min(instant));
+                let pool = Wait::Pool(lease.spec.resource_type.clone());
+                self.note_waiting(tx, before, lease, before.waiting.clone()).await?;
+                // Whoever is ahead hands the baton on; this one comes back by itself in any case.
+                return Ok((Next::Park { waits: vec![pool], until: Some(until) }, Baton::Keep));
+            }
+        } else {
+            self.rules.courtesy.forget(&lease.id);
         }
-    }
-
-    /// Lets those ahead go first, for an instant, when these decisions would take what is kept for them.
-    async fn give_way(
-        &self,
-        tx: &mut Tx,
-        before: &Lease,
-        lease: &Lease,
-        decisions: &[(&Lease, &Decision)],
-    ) -> Result<Option<(Next, Baton)>> {
-        let mut overtakes = false;
-        for (member, decision) in decisions {
-            overtakes |= self.is_overtaking(tx, member, decision).await?;
-        }
-        if !overtakes {
-            self.rules.courtesy.forget(turn_of(lease));
-            return Ok(None);
-        }
-        let Some(instant) = self.rules.courtesy.until(turn_of(lease), tx.now()) else { return Ok(None) };
-        let until = lease.queue_expire_time.map_or(instant, |until| until.min(instant));
-        let types: BTreeSet<&String> = decisions.iter().map(|(member, _)| &member.spec.resource_type).collect();
-        let waits = types.into_iter().cloned().map(Wait::Pool).collect();
-        self.note_waiting(tx, before, lease.clone(), before.waiting.clone()).await?;
-        // Whoever is ahead hands the baton of its pool on; this one comes back by itself in any case. Several may have been woken for room
-        // in another pool than that: whoever comes behind them there looks.
-        let baton = if lease.gang.is_some() { Baton::Pass } else { Baton::Keep };
-        Ok(Some((Next::Park { waits, until: Some(until) }, baton)))
+        self.apply(tx, before, lease, decision, &view).await
     }
 
     /// Whether it would get something now while somebody ahead, for whom something is kept, is about to take that.
@@ -182,26 +135,23 @@ impl Allocation {
         let pools: Vec<Wait> = views.keys().cloned().map(Wait::Pool).collect();
         let planned: Vec<Lease> = members.iter().map(|(_, member)| member.clone()).collect();
         let decisions = match plan_together(&planned, &mut views, &self.rules) {
-            Together::Go(decisions) => {
-                let building = decisions.iter().any(is_built);
-                let taken = planned.iter().zip(&decisions).filter(|(_, decision)| !building || begins(decision));
-                let taken: Vec<_> = taken.collect();
-                if let Some(own) = planned.iter().find(|member| member.id == before.id)
-                    && let Some(way_given) = self.give_way(tx, before, own, &taken).await?
-                {
-                    put_others(tx, before, members).await?;
-                    return Ok(way_given);
-                }
-                decisions
-            }
+            Together::Go(decisions) => decisions,
             Together::Wait(index, decision) => {
-                self.rules.courtesy.forget(turn_of(before));
                 let (id, count) = (members[index].0.id.clone(), members.len());
-                let own = put_others(tx, before, members).await?;
+                let mut own = before.clone();
+                for (was, now) in members {
+                    if was.id == before.id {
+                        own = now;
+                    } else if was != now {
+                        tx.put_lease(&was, &now).await?;
+                    }
+                }
                 let view = &views[&own.spec.resource_type];
                 return self.wait_together(tx, before, own, (&id, count), (*decision, pools), view).await;
             }
         };
+        let is_built =
+            |decision: &Decision| matches!(decision.plan, Plan::Build { .. } | Plan::Adopt { .. } | Plan::Await(_));
         let building = decisions.iter().any(is_built);
         let until = before.queue_expire_time;
         let mut own = (Next::Park { waits: pools, until }, Baton::Pass);
@@ -210,7 +160,8 @@ impl Allocation {
             let is_own = member.id == before.id;
             let is_to_be = is_built(&decision);
             // What has room already is not taken before there is room for all.
-            let outcome = if building && !begins(&decision) {
+            let begins = matches!(decision.plan, Plan::Build { .. } | Plan::Adopt { .. });
+            let outcome = if building && !begins {
                 let waiting = Waiting {
                     reason: "BUILDING".to_owned(),
                     message: "what was asked for together with it is being built".to_owned(),
