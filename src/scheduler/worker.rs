@@ -139,11 +139,19 @@ pub(super) async fn see_to(scheduler: Arc<Scheduler>, claim: Claim, root: LeaseI
 /// After a scan or a commit that failed; it is done again.
 async fn pause(scheduler: &Scheduler, error: &Error) {
     tracing::error!(error = %report(error), "the database does not do it; trying again in 1 s");
-    let clock = scheduler.store.clock();
     tokio::select! {
-        () = clock.sleep_until(clock.now() + 1_000_000) => {}
+        () = a_second(scheduler) => {}
         () = scheduler.stop.cancelled() => {}
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "it waits for a server, whatever the clock of leases shows")]
+async fn a_second(scheduler: &Scheduler) {
+    if scheduler.store.is_shared() {
+        return tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let clock = scheduler.store.clock();
+    clock.sleep_until(clock.now() + 1_000_000).await;
 }
 
 /// Takes one step; answers the next claim when one was fused into the commit. Whatever is logged in it has the ids.
