@@ -47,10 +47,9 @@ pub(super) trait Session: Send {
 }
 
 /// How a transaction begins.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) enum Opening {
     /// It may do anything.
-    #[default]
     Plain,
     /// First of all it looks at the fence of a claim: its begin and that look may be one.
     Hold(Claim),

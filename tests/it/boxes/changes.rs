@@ -4,7 +4,7 @@ use drydock::proto::v1::resource::State;
 use drydock::proto::v1::{Resource, UpdateResourceRequest};
 use serde_json::json;
 
-use super::fleet::{Fleet, Words, attributes, words};
+use super::fleet::{Fleet, Words, words};
 use crate::harness::reason;
 use crate::ssh::sshd::Sshd;
 
@@ -15,7 +15,7 @@ fn change(of: &Resource, attributes: Words) -> UpdateResourceRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_lets_nobody_in_waits_for_the_right_key() {
     let (fleet, machine, other) = (Fleet::start(json!({}), 1).await, Sshd::start(), Sshd::start());
-    let mut wrong = attributes(&machine);
+    let mut wrong = machine.attributes();
     wrong.insert("identity_file".to_owned(), other.target().identity_file.unwrap().display().to_string());
     let asked = fleet.ask_in("one", wrong, words(&[])).await.unwrap();
     let stuck = fleet.until(&asked.id, "a problem", |now| !now.problem.is_empty()).await;
@@ -27,9 +27,9 @@ async fn one_that_lets_nobody_in_waits_for_the_right_key() {
     });
     let waiting = waiting.await;
 
-    let stale = UpdateResourceRequest { etag: "0".to_owned(), ..change(&stuck, attributes(&machine)) };
+    let stale = UpdateResourceRequest { etag: "0".to_owned(), ..change(&stuck, machine.attributes()) };
     assert_eq!(reason(&fleet.resources().update_resource(stale).await.unwrap_err()), "ETAG_MISMATCH");
-    let right = UpdateResourceRequest { etag: stuck.etag.clone(), ..change(&stuck, attributes(&machine)) };
+    let right = UpdateResourceRequest { etag: stuck.etag.clone(), ..change(&stuck, machine.attributes()) };
     let right = UpdateResourceRequest { request_id: "mend".to_owned(), ..right };
     let mended = fleet.resources().update_resource(right.clone()).await.unwrap().into_inner().resource.unwrap();
     assert_ne!(mended.etag, stuck.etag);
@@ -85,7 +85,7 @@ async fn another_key_behind_the_address_blocks_it_until_it_is_pinned() {
     let waiting = fleet.queue("host", &[], &[]).await;
 
     // The old key behind the address again would not be enough either; only a pin is.
-    let repin = fleet.resources().update_resource(change(&known, attributes(&machine))).await.unwrap();
+    let repin = fleet.resources().update_resource(change(&known, machine.attributes())).await.unwrap();
     assert!(repin.into_inner().resource.unwrap().problem.is_empty());
     fleet.lease_until(&waiting.id, "ACTIVE", |now| now.active_time.is_some()).await;
     assert_eq!(fleet.exec(&lease.id, "echo back").await.unwrap(), (0, "back\n".to_owned()));
@@ -97,12 +97,12 @@ async fn one_that_is_leased_stays_where_it_is_and_one_that_is_not_is_greeted_ane
     let (fleet, machine, other) = (Fleet::start(json!({}), 1).await, Sshd::start(), Sshd::start());
     let known = fleet.register("one", &machine, &[]).await;
     let lease = fleet.acquire("host", &[], &[]).await;
-    let refused = fleet.resources().update_resource(change(&known, attributes(&other))).await.unwrap_err();
+    let refused = fleet.resources().update_resource(change(&known, other.attributes())).await.unwrap_err();
     assert_eq!(reason(&refused), "RESOURCE_IN_USE");
     assert!(refused.message().contains(&lease.id), "{refused:?}");
     fleet.release(&lease.id).await;
 
-    fleet.resources().update_resource(change(&known, attributes(&other))).await.unwrap();
+    fleet.resources().update_resource(change(&known, other.attributes())).await.unwrap();
     let home = other.home().display().to_string();
     let there = |now: &Resource| now.problem.is_empty() && now.facts.get("home") == Some(&home);
     fleet.until(&known.id, "greeted", there).await;

@@ -28,11 +28,6 @@ pub(super) fn words(pairs: &[(&str, &str)]) -> Words {
     pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
-/// How a machine is registered, its key pinned.
-pub(super) fn attributes(machine: &Sshd) -> Words {
-    machine.attributes()
-}
-
 pub(super) struct Fleet {
     pub(super) daemon: Daemon,
     /// An admin.
@@ -87,7 +82,7 @@ impl Fleet {
 
     /// Registers, and waits until it can be leased.
     pub(super) async fn register(&self, name: &str, machine: &Sshd, labels: &[(&str, &str)]) -> Resource {
-        let asked = self.ask_in(name, attributes(machine), words(labels)).await.unwrap();
+        let asked = self.ask_in(name, machine.attributes(), words(labels)).await.unwrap();
         self.until(&asked.id, "ACTIVE", |now| now.state() == resource::State::Active).await
     }
 

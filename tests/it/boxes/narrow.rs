@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::cut_off::{begin, end};
 use super::files::{read, start, write};
-use super::fleet::{Fleet, attributes, words};
+use super::fleet::{Fleet, words};
 use super::sites::left;
 use crate::chaos::full_disk::fill;
 use crate::harness::reason;
@@ -85,7 +85,7 @@ async fn one_that_takes_few_logins_at_once_is_registered_all_the_same() {
     let crowd: Vec<_> = (0..2).map(|_| TcpStream::connect(("127.0.0.1", machine.port())).unwrap()).collect();
     until("sshd has taken them", || machine.connections() >= 2).await;
     let fleet = Fleet::start(json!({}), 1).await;
-    let asked = fleet.ask_in("one", attributes(&machine), words(&[])).await.unwrap();
+    let asked = fleet.ask_in("one", machine.attributes(), words(&[])).await.unwrap();
     until("it was turned away", || machine.log().contains("MaxStartups")).await;
     drop(crowd);
     fleet.until(&asked.id, "ACTIVE", |now| now.state() == State::Active && now.problem.is_empty()).await;
@@ -115,7 +115,7 @@ async fn a_home_that_cannot_be_written_is_told_and_mended() {
     let check = fleet.check(&known.id).await;
     assert!(check.findings.iter().any(|finding| finding.contains("give it to the user")), "{:?}", check.findings);
     // One that is registered while it is so waits.
-    let asked = fleet.ask_in("two", attributes(&machine), words(&[])).await.unwrap();
+    let asked = fleet.ask_in("two", machine.attributes(), words(&[])).await.unwrap();
     let stuck = fleet.until(&asked.id, "a problem", |now| !now.problem.is_empty()).await;
     assert!(stuck.problem.starts_with("PERMISSION_DENIED: "), "{}", stuck.problem);
     fleet.release_resource(&asked.id, true).await.unwrap();

@@ -5,7 +5,7 @@ use drydock::proto::v1::resource::State;
 use drydock::proto::v1::{ListBlueprintKindsRequest, ListResourcesRequest, RegisterResourceRequest};
 use serde_json::json;
 
-use super::fleet::{Fleet, attributes, words};
+use super::fleet::{Fleet, words};
 use crate::harness::reason;
 use crate::ssh::sshd::Sshd;
 
@@ -13,7 +13,7 @@ fn request(name: &str, machine: &Sshd) -> RegisterResourceRequest {
     RegisterResourceRequest {
         blueprint: "remote-host".to_owned(),
         name: name.to_owned(),
-        attributes: attributes(machine),
+        attributes: machine.attributes(),
         labels: words(&[("arch", "arm64")]),
         ..RegisterResourceRequest::default()
     }

@@ -8,7 +8,7 @@ use drydock::proto::v1::resource::State;
 use serde_json::json;
 
 use super::files::{read, start, write};
-use super::fleet::{Fleet, Words, attributes, words};
+use super::fleet::{Fleet, Words, words};
 use super::sites::left;
 use crate::harness::reason;
 use crate::ssh::kit::until;
@@ -52,7 +52,7 @@ async fn through_a_jump_host() {
     fs::write(&known_hosts, format!("gate {}\n", gate.host_key())).unwrap();
     fs::write(&config, entry("gate", &gate, &known_hosts)).unwrap();
     let by = |config: &Path| {
-        let mut by = attributes(&machine);
+        let mut by = machine.attributes();
         by.extend(words(&[("jump", "gate"), ("ssh_config", config.to_str().unwrap())]));
         by
     };
@@ -118,7 +118,7 @@ async fn with_a_key_that_an_agent_holds() {
     let (fleet, mut machine) = (Fleet::start(json!({}), 1).await, Sshd::start());
     let (socket, key) = (machine.folder().join("agent"), machine.folder().join("key"));
     let agent = Agent::start(&socket, &key).await;
-    let mut by = attributes(&machine);
+    let mut by = machine.attributes();
     by.remove("identity_file");
     by.insert("identity_agent".to_owned(), socket.display().to_string());
     let asked = fleet.ask_in("one", by, words(&[])).await.unwrap();
@@ -157,7 +157,7 @@ async fn with_a_certificate() {
         keygen(&words, Path::new(&path("mine.pub")));
     };
     sign("20200101:20200102");
-    let mut by: Words = attributes(&machine);
+    let mut by: Words = machine.attributes();
     by.extend(words(&[("identity_file", &path("mine")), ("certificate_file", &path("mine-cert.pub"))]));
     let asked = fleet.ask_in("one", by, words(&[])).await.unwrap();
     let stuck = fleet.until(&asked.id, "a problem", |now| !now.problem.is_empty()).await;
