@@ -8,7 +8,7 @@ use crate::model::id::BlueprintId;
 use crate::model::{Blueprint, Limits, Placement, Upkeep};
 
 pub(super) fn blueprint(row: &Row) -> Result<Blueprint> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     Ok(Blueprint {
         id: BlueprintId::from_stored(c.text("id")?),
         name: c.text("name")?,

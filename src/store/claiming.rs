@@ -55,7 +55,7 @@ impl Level {
 
     /// The place of a task.
     pub(super) fn of(row: &Row) -> Result<Self> {
-        let columns = Columns(row);
+        let columns = Columns::of(row);
         Ok(Self { band: columns.integer("band")?, ord: columns.integer("ord")? })
     }
 }
@@ -147,7 +147,7 @@ impl Tx {
                 .bind(look.from.band)
                 .bind(look.from.ord);
             match self.fetch_one(first).await? {
-                Some(row) => return subject(&Columns(&row).text("subject")?).map(Some),
+                Some(row) => return subject(&Columns::of(&row).text("subject")?).map(Some),
                 None if look.from == Level::LOWEST => return Ok(None),
                 None => look.from = Level::LOWEST,
             }
@@ -229,8 +229,8 @@ impl Tx {
             .bind(ends.attempt);
         let rows = self.execute_returning(statement).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let handed = Columns(row).maybe_text("handed")?;
-        if Columns(row).maybe_text("id")?.is_none() {
+        let handed = Columns::of(row).maybe_text("handed")?;
+        if Columns::of(row).maybe_text("id")?.is_none() {
             // There may be some below the mark.
             let claim = if look.from == Level::LOWEST { None } else { self.claim_any(&ends.worker).await? };
             return Ok(Some((handed, claim)));

@@ -64,7 +64,7 @@ impl Store {
 
 async fn copy_table(source: &mut Connection, target: &mut dyn Session, table: &str) -> Result<u64> {
     let count = composed(format!("SELECT count(*) AS n FROM {table}"), Vec::new());
-    let there = target.run(count).await?.rows.first().map_or(Ok(0), |row| Columns(row).integer("n"))?;
+    let there = target.run(count).await?.rows.first().map_or(Ok(0), |row| Columns::of(row).integer("n"))?;
     if there > 0 {
         let why = format!("the target is not empty: it has {there} rows in {table}; copy into a new database");
         return Err(Error::invalid(why));
@@ -74,7 +74,7 @@ async fn copy_table(source: &mut Connection, target: &mut dyn Session, table: &s
         let text = format!("SELECT rowid AS row_number, * FROM {table} WHERE rowid > $1 ORDER BY rowid LIMIT {ROWS}");
         let rows = source.run(composed(text, vec![Value::Integer(Some(last))])).await?.rows;
         let Some(end) = rows.last() else { return Ok(all) };
-        last = Columns(end).integer("row_number")?;
+        last = Columns::of(end).integer("row_number")?;
         all += rows.len() as u64;
         target.run(insertion(table, &rows)?).await?;
     }
@@ -87,10 +87,10 @@ fn insertion(table: &str, rows: &[Row]) -> Result<super::statement::Statement> {
     let mut groups = Vec::with_capacity(rows.len());
     for row in rows {
         let mut places = Vec::with_capacity(names.len());
-        for cell in row.cells().iter().skip(1) {
+        for cell in row.cells().skip(1) {
             values.push(match cell {
-                Cell::Integer(number) => Value::from(*number),
-                Cell::Text(text) => Value::from(text.clone()),
+                Cell::Integer(number) => Value::from(number),
+                Cell::Text(text) => Value::from(text.to_owned()),
                 // Of no type: it fits every column.
                 Cell::Null => {
                     places.push("NULL".to_owned());

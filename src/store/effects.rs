@@ -33,7 +33,7 @@ impl Store {
                     .bind(resource.clone())
                     .bind(name.clone());
                 if let Some(row) = tx.fetch_one(known).await? {
-                    let columns = Columns(&row);
+                    let columns = Columns::of(&row);
                     let done = columns.text("state")? == "DONE";
                     return Ok(Some(if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None }));
                 }
@@ -102,7 +102,7 @@ impl Store {
             .await?
             .iter()
             .map(|row| {
-                let columns = Columns(row);
+                let columns = Columns::of(row);
                 let done = columns.text("state")? == "DONE";
                 let outcome = if done { Some(from_json("outcome", &columns.text("outcome")?)?) } else { None };
                 Ok((columns.text("name")?, outcome))

@@ -8,7 +8,7 @@ use crate::model::Event;
 use crate::model::id::LeaseId;
 
 pub(super) fn event(row: &Row) -> Result<Event> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     Ok(Event {
         seq: c.integer("seq")?,
         id: c.text("id")?,
@@ -79,7 +79,7 @@ impl Store {
     /// Sequence numbers of the oldest and the newest event that are kept; `(0, 0)` when there is none.
     pub async fn event_span(&self) -> Result<(i64, i64)> {
         let row = sql(SPAN).on_postgres(SPAN_ON_POSTGRES).fetch_one(self.readers()).await?;
-        let columns = Columns(&row);
+        let columns = Columns::of(&row);
         Ok((columns.integer("first")?, columns.integer("last")?))
     }
 

@@ -23,7 +23,7 @@ pub(super) const LEAKED: &str = "SELECT count(*) AS n, CAST(coalesce(sum(CAST($1
      CAST($1 AS BIGINT))), 0) AS BIGINT) AS leaked FROM resource r WHERE r.cleanup_failures > 0 AND r.state <> 'DESTROYED'";
 
 fn tally(row: &Row) -> Result<Tally> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let (blueprint, resource_type, state) = (c.text("blueprint")?, c.text("resource_type")?, c.text("state")?);
     Ok(Tally { blueprint, resource_type, state, count: c.integer("n")? })
 }
@@ -40,17 +40,17 @@ impl Store {
         gauges.leases = all(sql(LEASES)).await?.iter().map(tally).collect::<Result<_>>()?;
         gauges.resources = all(sql(RESOURCES)).await?.iter().map(tally).collect::<Result<_>>()?;
         for row in &all(sql(QUEUES)).await? {
-            let c = Columns(row);
+            let c = Columns::of(row);
             let oldest = span(now - c.integer("oldest")?);
             gauges.queues.push(Queued { resource_type: c.text("resource_type")?, depth: c.integer("n")?, oldest });
         }
         for row in &all(sql(TASKS)).await? {
-            let c = Columns(row);
+            let c = Columns::of(row);
             gauges.tasks =
                 Tasks { ready: c.integer("ready")?, running: c.integer("running")?, dead: c.integer("dead")? };
         }
         for row in &all(sql(LEAKED).bind(now)).await? {
-            let c = Columns(row);
+            let c = Columns::of(row);
             gauges.leaked = Leaked { resources: c.integer("n")?, time: span(c.integer("leaked")?) };
         }
         Ok(gauges)

@@ -58,7 +58,7 @@ impl Store {
         let look = "SELECT (SELECT count(*) FROM task WHERE state = 'RUNNING' AND claim_until < $1) \
                     + (SELECT count(*) FROM task WHERE lapsed = $2) AS n";
         let look = sql(look).bind(self.clock().now()).bind(daemon.to_owned());
-        Ok(Columns(&look.fetch_one(self.readers()).await?).integer("n")? > 0)
+        Ok(Columns::of(&look.fetch_one(self.readers()).await?).integer("n")? > 0)
     }
 
     /// As [`Store::reap`], for a daemon that lives: it takes back what others made of claims that it lost, and no claim that it forgot,
@@ -92,7 +92,7 @@ impl Tx {
              AND claim_until < $1 AND claimed_by LIKE $2 || '/%' RETURNING root_id, band, ord",
         );
         for row in self.execute_returning(forgotten.bind(self.now()).bind(daemon.to_owned())).await? {
-            let root = Columns(&row).maybe_text("root_id")?.map(LeaseId::from_stored);
+            let root = Columns::of(&row).maybe_text("root_id")?.map(LeaseId::from_stored);
             self.tell_ready(root.as_ref(), Level::of(&row)?);
         }
         Ok(())
@@ -109,7 +109,7 @@ impl Tx {
         let mut reaped = Reaped::default();
         self.counts().wakes_are(if all { Wake::Start } else { Wake::Sweep });
         for row in self.execute_returning(statement).await? {
-            let columns = Columns(&row);
+            let columns = Columns::of(&row);
             if columns.text("state")? != "DEAD" {
                 reaped.returned += 1;
                 let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
@@ -124,7 +124,7 @@ impl Tx {
              OR subject IN (SELECT id FROM resource WHERE state IN ('PENDING', 'ACTIVE')))",
         );
         for row in self.fetch(dead).await? {
-            reaped.poisoned.push(subject(&Columns(&row).text("subject")?)?);
+            reaped.poisoned.push(subject(&Columns::of(&row).text("subject")?)?);
         }
         Ok(reaped)
     }

@@ -9,7 +9,7 @@ use crate::model::task::{BAND_ALLOCATING, BAND_FREEING};
 use crate::model::{Lease, LeaseSpec, LeaseState, Waiting};
 
 pub(super) fn lease(row: &Row) -> Result<Lease> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let waiting: Option<Waiting> = c.maybe_text("waiting")?.map(|text| from_json("waiting", &text)).transpose()?;
     let blueprints: Vec<String> = c.json("blueprints")?;
     let parent = c.maybe_text("parent_id")?.zip(c.maybe_text("need")?);
@@ -106,7 +106,7 @@ impl Store {
         .bind(lease.id.to_string())
         .search(self.readers())
         .await?;
-        rows.first().map_or(Ok(0), |row| Columns(row).integer("n")).map(|before| before + 1)
+        rows.first().map_or(Ok(0), |row| Columns::of(row).integer("n")).map(|before| before + 1)
     }
 }
 

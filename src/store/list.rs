@@ -281,7 +281,7 @@ impl Store {
     pub async fn newest_id(&self) -> Result<String> {
         let newest = "SELECT coalesce((SELECT substr(max(id), 7) FROM lease), '') AS lease, coalesce((SELECT substr(max(id), 5) FROM resource), '') AS resource";
         let row = sql(newest).fetch_one(self.readers()).await?;
-        let columns = Columns(&row);
+        let columns = Columns::of(&row);
         Ok(columns.text("lease")?.max(columns.text("resource")?))
     }
 
@@ -292,7 +292,7 @@ impl Store {
             .await?
             .iter()
             .map(|row| {
-                let columns = Columns(row);
+                let columns = Columns::of(row);
                 Ok((format!("{}/{}", columns.text("scope")?, columns.integer("place")?), columns.text("holder")?))
             })
             .collect()

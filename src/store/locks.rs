@@ -97,7 +97,7 @@ impl Tx {
         }
         let statement = sql("SELECT CASE WHEN pg_try_advisory_xact_lock(1, hashtext($1)) THEN 1 ELSE 0 END AS got");
         let row = self.fetch_one(statement.bind(root.to_string())).await?;
-        let got = row.map(|row| Columns(&row).flag("got")).transpose()?.unwrap_or(false);
+        let got = row.map(|row| Columns::of(&row).flag("got")).transpose()?.unwrap_or(false);
         if got {
             self.locks.insert(Lock::Tree(root.clone()));
         }
@@ -133,7 +133,7 @@ impl Tx {
         }
         let statement = sql("SELECT resource_type FROM blueprint WHERE id = $1").bind(blueprint.to_string());
         match self.fetch_one(statement).await? {
-            Some(row) => self.lock_pool(&pool_of(&Columns(&row).text("resource_type")?)).await,
+            Some(row) => self.lock_pool(&pool_of(&Columns::of(&row).text("resource_type")?)).await,
             None => Ok(()),
         }
     }
@@ -159,7 +159,7 @@ impl Tx {
     pub(super) async fn takes_leases(&mut self, scope: &str) -> Result<bool> {
         let Some(id) = ResourceId::parse(scope).filter(|_| self.takes_locks()) else { return Ok(true) };
         match self.fetch_one(sql(SHARED_AT_ONCE).bind(id.to_string())).await? {
-            Some(row) => Ok(matches!(Columns(&row).text("state")?.as_str(), "PENDING" | "ACTIVE")),
+            Some(row) => Ok(matches!(Columns::of(&row).text("state")?.as_str(), "PENDING" | "ACTIVE")),
             None => Ok(!self.exists(&id).await?),
         }
     }

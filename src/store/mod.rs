@@ -12,6 +12,7 @@
 //! each other is in `locks`.
 
 mod blueprints;
+mod checkpoint;
 mod claiming;
 mod copy;
 mod count;

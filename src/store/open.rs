@@ -52,11 +52,11 @@ impl Store {
             Location::Sqlite { path } => {
                 let lock = lock(path)?;
                 migrate(path).await?;
-                let connection = Connection::writer(path, Arc::clone(&statements))?;
-                let readers = Readers::Sqlite(Arc::new(sqlite::Readers::new(path.clone(), Arc::clone(&statements))));
+                let readers = Arc::new(sqlite::Readers::new(path.clone(), Arc::clone(&statements)));
+                let connection = Connection::writer(path, Arc::clone(&statements))?.with_checkpoints_beside(&readers);
                 let counted = Arc::clone(&metrics);
                 let writer = writer::Writer::new(connection, clock.clone(), news.clone(), Arc::clone(&idle), counted);
-                (readers, Writer::Sqlite { queue: writer.on_a_thread()?, _lock: lock })
+                (Readers::Sqlite(readers), Writer::Sqlite { queue: writer.on_a_thread()?, _lock: lock })
             }
             Location::InTurns { path } => {
                 let lock = lock(path)?;

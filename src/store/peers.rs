@@ -56,7 +56,7 @@ impl Store {
         let newest = sql("SELECT id, machine, seen_time, peer_address, peer_certificate FROM daemon WHERE home = $1 \
              ORDER BY start_time DESC, id DESC LIMIT 1");
         let Some(row) = newest.bind(home.to_owned()).fetch_optional(self.readers()).await? else { return Ok(None) };
-        let c = Columns(&row);
+        let c = Columns::of(&row);
         let door = PeerDoor { address: c.text("peer_address")?, certificate: c.text("peer_certificate")? };
         Ok(Some(Peer {
             daemon_id: c.text("id")?,
@@ -72,7 +72,7 @@ impl Store {
             .fetch_all(self.readers())
             .await?
             .iter()
-            .map(|row| Columns(row).text("peer_certificate"))
+            .map(|row| Columns::of(row).text("peer_certificate"))
             .collect()
     }
 }

@@ -22,12 +22,12 @@ const CANDIDATES_ON_POSTGRES: &str = "SELECT r.*, (SELECT string_agg(place || '=
      WHERE r.resource_type = $1 AND r.state IN ('PENDING', 'ACTIVE') ORDER BY r.id";
 const BUILT: &str = "SELECT s.scope, s.place FROM blueprint b JOIN slot s ON s.scope = b.id WHERE b.resource_type = $1";
 /// Who queues, and for whom something was built that is ready: it is about to take its place there.
-const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' \
+pub(super) const QUEUE: &str = "SELECT * FROM lease WHERE resource_type = $1 AND state = 'PENDING' \
                      AND (allocating IS NULL OR EXISTS (SELECT 1 FROM resource r WHERE r.id = allocating AND r.state = 'ACTIVE')) \
                      AND (ord < $2 OR (ord = $2 AND id < $3)) ORDER BY ord, id LIMIT $4";
 
 fn candidate(row: &Row) -> Result<Candidate> {
-    let taken: Option<String> = Columns(row).maybe_text("taken")?;
+    let taken: Option<String> = Columns::of(row).maybe_text("taken")?;
     Ok(Candidate { resource: super::resources::resource(row)?, taken: places(taken.as_deref()) })
 }
 
@@ -42,7 +42,7 @@ fn places(text: Option<&str>) -> Vec<(i64, LeaseId)> {
 fn built(rows: &[Row]) -> Result<BTreeMap<BlueprintId, Vec<i64>>> {
     let mut built: BTreeMap<BlueprintId, Vec<i64>> = BTreeMap::new();
     for row in rows {
-        let columns = Columns(row);
+        let columns = Columns::of(row);
         built.entry(BlueprintId::from_stored(columns.text("scope")?)).or_default().push(columns.integer("place")?);
     }
     Ok(built)
@@ -84,12 +84,12 @@ impl Tx {
         let moving = self.fetch(composed(text, values)).await?;
         let Some(first) = moving.first() else { return Ok(false) };
         for row in &moving {
-            if Columns(row).maybe_text("baton")?.is_some() {
+            if Columns::of(row).maybe_text("baton")?.is_some() {
                 return Ok(true);
             }
         }
         let hand = sql("UPDATE task SET baton = $1, signal = signal + 1 WHERE id = $2");
-        self.execute(hand.bind(pool.to_owned()).bind(Columns(first).text("id")?)).await?;
+        self.execute(hand.bind(pool.to_owned()).bind(Columns::of(first).text("id")?)).await?;
         Ok(true)
     }
 
@@ -102,7 +102,7 @@ impl Tx {
         let values = scopes.iter().cloned().map(Into::into).collect();
         let mut held: BTreeMap<String, Vec<(i64, String)>> = BTreeMap::new();
         for row in self.fetch(composed(text, values)).await? {
-            let columns = Columns(&row);
+            let columns = Columns::of(&row);
             let slot = (columns.integer("place")?, columns.text("holder")?);
             held.entry(columns.text("scope")?).or_default().push(slot);
         }
@@ -126,7 +126,7 @@ impl Tx {
         let rows = self.fetch(statement.bind(resource_type.to_owned())).await?;
         rows.iter()
             .map(|row| {
-                let columns = Columns(row);
+                let columns = Columns::of(row);
                 let neighbour = Neighbour { labels: columns.json("labels")?, apart_from: columns.json("apart")? };
                 Ok((LeaseId::from_stored(columns.text("id")?), neighbour))
             })

@@ -54,7 +54,7 @@ pub(super) fn subject(text: &str) -> Result<Subject> {
 }
 
 pub(super) fn claim(row: &Row, worker: &str) -> Result<Claim> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     Ok(Claim {
         task: TaskId::from_stored(c.text("id")?),
         subject: subject(&c.text("subject")?)?,
@@ -69,7 +69,7 @@ pub(super) fn claim(row: &Row, worker: &str) -> Result<Claim> {
 }
 
 pub(super) fn task(row: &Row) -> Result<Task> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let waits: Option<String> = c.maybe_text("waits")?;
     Ok(Task {
         id: TaskId::from_stored(c.text("id")?),
@@ -171,7 +171,7 @@ impl Store {
     /// The next timer.
     pub async fn next_timer(&self) -> Result<Option<Micros>> {
         let row = next_timer().fetch_one(self.readers()).await?;
-        Columns(&row).maybe_integer("at")
+        Columns::of(&row).maybe_integer("at")
     }
 
     /// Gives a claim back that was not begun.
@@ -205,7 +205,7 @@ impl Store {
     pub async fn is_busy(&self) -> Result<bool> {
         let row =
             sql("SELECT count(*) AS n FROM task WHERE state IN ('READY', 'RUNNING')").fetch_one(self.readers()).await?;
-        Ok(Columns(&row).integer("n")? > 0)
+        Ok(Columns::of(&row).integer("n")? > 0)
     }
 }
 
@@ -258,7 +258,7 @@ impl Tx {
             .execute_returning(edges)
             .await?
             .iter()
-            .map(|row| Columns(row).text("task_id"))
+            .map(|row| Columns::of(row).text("task_id"))
             .collect::<Result<_>>()?;
         for task in woken {
             let statement = sql(WAKE).bind(task);
@@ -310,7 +310,7 @@ impl Tx {
         let statement = match place {
             None => sql(wake_best!("")).on_postgres(wake_best_on_postgres!("")).bind(pool.to_owned()),
             Some((task, row)) => {
-                let columns = Columns(&row);
+                let columns = Columns::of(&row);
                 sql(behind!(wake_best))
                     .on_postgres(behind!(wake_best_on_postgres))
                     .bind(pool.to_owned())
@@ -328,14 +328,14 @@ impl Tx {
         let statement =
             sql("SELECT DISTINCT on_id FROM wait WHERE substr(on_id, 1, length($1)) = $1").bind(prefix.to_owned());
         for row in self.fetch(statement).await? {
-            self.wake(&Columns(&row).text("on_id")?).await?;
+            self.wake(&Columns::of(&row).text("on_id")?).await?;
         }
         Ok(())
     }
 
     async fn signal(&mut self, statement: Statement) -> Result<()> {
         for row in self.execute_returning(statement).await? {
-            let columns = Columns(&row);
+            let columns = Columns::of(&row);
             if columns.text("state")? == "READY" {
                 let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
                 self.tell_ready(root.as_ref(), Level::of(&row)?);
@@ -359,7 +359,7 @@ impl Tx {
         self.signal(statement).await?;
         self.counts().wakes_are(Wake::Event);
         match self.fetch_one(next_timer()).await? {
-            Some(row) => Columns(&row).maybe_integer("at"),
+            Some(row) => Columns::of(&row).maybe_integer("at"),
             None => Ok(None),
         }
     }
@@ -374,7 +374,7 @@ impl Tx {
         .bind(id.to_string());
         let rows = self.execute_returning(statement).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        let columns = Columns(row);
+        let columns = Columns::of(row);
         let root = columns.maybe_text("root_id")?.map(LeaseId::from_stored);
         self.tell_ready(root.as_ref(), Level::of(row)?);
         subject(&columns.text("subject")?).map(Some)

@@ -91,7 +91,7 @@ fn lookup(request: &Request, now: Micros) -> Statement {
 
 fn same_body(request: &Request, row: Option<&Row>) -> Result<Option<String>> {
     let Some(row) = row else { return Ok(None) };
-    let columns = Columns(row);
+    let columns = Columns::of(row);
     if columns.text("body")? == request.body {
         return columns.text("object").map(Some);
     }
@@ -150,7 +150,7 @@ impl Store {
         .fetch_all(self.readers()).await?
         .iter()
         .map(|row| {
-            let c = Columns(row);
+            let c = Columns::of(row);
             Ok(Daemon {
                 id: c.text("id")?,
                 version: c.text("version")?,

@@ -40,7 +40,7 @@ impl Tx {
     /// Places of a blueprint's limit that are taken.
     pub async fn places_of(&mut self, blueprint: &BlueprintId) -> Result<Vec<i64>> {
         let statement = sql("SELECT place FROM slot WHERE scope = $1").bind(blueprint.to_string());
-        self.fetch(statement).await?.iter().map(|row| Columns(row).integer("place")).collect()
+        self.fetch(statement).await?.iter().map(|row| Columns::of(row).integer("place")).collect()
     }
 
     /// Replaces what a resource was registered with. Call [`Tx::put_resource`] in the same transaction: that one checks

@@ -9,7 +9,7 @@ use crate::model::task::{BAND_ALLOCATING, BAND_FREEING};
 use crate::model::{Drain, Resource, ResourceState};
 
 pub(super) fn resource(row: &Row) -> Result<Resource> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let drain = match c.maybe_integer("drain_time")? {
         None => None,
         Some(time) => Some(Drain {
@@ -79,7 +79,7 @@ impl Store {
         )
         .bind(id.to_string())
         .fetch_one(self.readers()).await?;
-        Columns(&row).integer("n")
+        Columns::of(&row).integer("n")
     }
 
     /// How many leases sit on a resource now.
@@ -88,7 +88,7 @@ impl Store {
             .bind(id.to_string())
             .fetch_one(self.readers())
             .await?;
-        Columns(&row).integer("n")
+        Columns::of(&row).integer("n")
     }
 }
 

@@ -57,7 +57,7 @@ impl Tx {
     /// Takes events away, and remembers up to where: a cursor below that has lost some.
     async fn purge_events(&mut self, statement: Statement) -> Result<u64> {
         let gone = self.execute_returning(statement).await?;
-        let numbers: Vec<i64> = gone.iter().map(|row| Columns(row).integer("seq")).collect::<Result<_>>()?;
+        let numbers: Vec<i64> = gone.iter().map(|row| Columns::of(row).integer("seq")).collect::<Result<_>>()?;
         if let Some(last) = numbers.iter().max()
             && self.session.dialect() == Dialect::Postgres
         {

@@ -39,7 +39,7 @@ pub struct PoolHistory {
 }
 
 fn turn(row: &Row) -> Result<Option<Turn>> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let (Some(blueprint), Some(active)) = (c.maybe_text("blueprint_id")?, c.maybe_integer("active_time")?) else {
         return Ok(None);
     };
@@ -55,7 +55,7 @@ fn turn(row: &Row) -> Result<Option<Turn>> {
 }
 
 fn held(row: &Row) -> Result<Held> {
-    let c = Columns(row);
+    let c = Columns::of(row);
     let since: Option<Micros> = match c.maybe_integer("build_time")? {
         Some(begun) => Some(begun),
         None => c.maybe_integer("acquire_time")?,
@@ -82,7 +82,7 @@ impl Store {
             held: all.iter().map(held).collect::<Result<_>>()?,
             waiting: waiting
                 .iter()
-                .map(|row| Columns(row).text("id").map(LeaseId::from_stored))
+                .map(|row| Columns::of(row).text("id").map(LeaseId::from_stored))
                 .collect::<Result<_>>()?,
         })
     }
@@ -94,14 +94,14 @@ impl Store {
     pub async fn lease_story(&self, id: &LeaseId, root: bool) -> Result<(Option<String>, i64)> {
         let worker = sql(WORKER).bind(id.to_string()).fetch_optional(self.readers()).await?;
         let worker = match worker {
-            Some(row) => Columns(&row).json::<crate::model::StringMap>("details")?.remove("worker"),
+            Some(row) => Columns::of(&row).json::<crate::model::StringMap>("details")?.remove("worker"),
             None => None,
         };
         if !root {
             return Ok((worker, 0));
         }
         let failed = sql(FAILED).bind(id.to_string()).fetch_one(self.readers()).await?;
-        Ok((worker, Columns(&failed).integer("n")?))
+        Ok((worker, Columns::of(&failed).integer("n")?))
     }
 }
 

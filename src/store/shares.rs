@@ -53,7 +53,7 @@ impl Tx {
 
     async fn virtual_time(&mut self, owner: &str) -> Result<Option<Micros>> {
         let statement = sql("SELECT vtime FROM share WHERE owner = $1").bind(owner.to_owned());
-        self.fetch_one(statement).await?.map(|row| Columns(&row).integer("vtime")).transpose()
+        self.fetch_one(statement).await?.map(|row| Columns::of(&row).integer("vtime")).transpose()
     }
 
     async fn put_virtual_time(&mut self, owner: &str, at: Micros) -> Result<()> {

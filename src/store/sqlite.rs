@@ -2,15 +2,18 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use rusqlite::config::DbConfig;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 use tokio::sync::Semaphore;
 
+use super::checkpoint::{Checkpoints, Place};
 use super::row::{Cell, Row};
 use super::statement::{Answer, Dialect, Statement, Value, sql};
 use super::tx::{Begun, Opening, Session};
@@ -18,8 +21,9 @@ use crate::error::{Error, Reason, Result};
 
 const WRITER: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA foreign_keys = ON; \
                       PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8000";
-const READER: &str =
-    "PRAGMA query_only = ON; PRAGMA busy_timeout = 10000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000";
+const READER: &str = "PRAGMA query_only = ON; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -4000";
+/// As far as it goes without waiting for anybody.
+const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// More than there are literal statements, so that each is prepared once.
 const PREPARED: usize = 256;
 /// Connections for reading that are kept open.
@@ -30,10 +34,36 @@ const LONG: usize = 2;
 /// A connection.
 pub(super) struct Connection {
     inner: rusqlite::Connection,
-    /// The columns that literal statements answer.
-    columns: HashMap<&'static str, Arc<[Box<str>]>>,
+    /// What is known of literal statements, by where in the program it stands and how long it is.
+    known: HashMap<(usize, usize), Known>,
     /// Statements run on all connections of the store.
     count: Arc<AtomicU64>,
+    /// Of the log that it writes; without, it sees to them itself.
+    checkpoints: Option<Checkpoints>,
+}
+
+/// What a statement says of itself, always the same.
+#[derive(Clone)]
+struct Known {
+    /// For each of its parameters as SQLite counts them, the place of its value.
+    parameters: Arc<[usize]>,
+    /// Of the columns that it answers.
+    names: Arc<[Box<str>]>,
+}
+
+impl Known {
+    fn of(prepared: &rusqlite::Statement<'_>) -> rusqlite::Result<Self> {
+        let count = prepared.parameter_count();
+        let parameters = (1..=count).map(|index| {
+            // `$2` is a name to SQLite; the number that it has there is the one of its first use.
+            let number = prepared.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse::<usize>().ok());
+            number.and_then(|number| number.checked_sub(1)).ok_or(rusqlite::Error::InvalidParameterCount(index, count))
+        });
+        Ok(Self {
+            parameters: parameters.collect::<rusqlite::Result<_>>()?,
+            names: Row::names(&prepared.column_names()),
+        })
+    }
 }
 
 impl Connection {
@@ -42,34 +72,45 @@ impl Connection {
         Self::open(path, WRITER, count)
     }
 
+    /// Has checkpoints done on another thread, by one of those that read. It must write on one thread alone from now on.
+    pub(super) fn with_checkpoints_beside(mut self, readers: &Arc<Readers>) -> Self {
+        self.checkpoints = Some(Checkpoints::of(&self.inner, Arc::clone(readers)));
+        self
+    }
+
     fn open(path: &Path, settings: &str, count: Arc<AtomicU64>) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inner = rusqlite::Connection::open_with_flags(path, flags).map_err(failed)?;
         inner.set_prepared_statement_cache_capacity(PREPARED);
         inner.execute_batch(settings).map_err(failed)?;
-        Ok(Self { inner, columns: HashMap::new(), count })
+        // Else a statement is planned anew each time that the number of its LIMIT is bound.
+        inner.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(failed)?;
+        Ok(Self { inner, known: HashMap::new(), count, checkpoints: None })
     }
 
     fn answer(&mut self, statement: &Statement) -> rusqlite::Result<Answer> {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut prepared = self.inner.prepare_cached(&statement.text)?;
-        for index in 1..=prepared.parameter_count() {
-            // `$2` is a name to SQLite; the number that it has there is the one of its first use.
-            let number = prepared.parameter_name(index).and_then(|name| name.strip_prefix('$')?.parse::<usize>().ok());
-            let value = number.and_then(|number| statement.values.get(number.checked_sub(1)?));
+        let Known { parameters, names } = match statement.text {
+            Cow::Borrowed(text) => match self.known.entry((text.as_ptr().addr(), text.len())) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(unknown) => unknown.insert(Known::of(&prepared)?).clone(),
+            },
+            Cow::Owned(_) => Known::of(&prepared)?,
+        };
+        for (index, place) in (1..).zip(parameters.iter()) {
+            let value = statement.values.get(*place);
             let value = value.ok_or(rusqlite::Error::InvalidParameterCount(index, statement.values.len()))?;
             prepared.raw_bind_parameter(index, value)?;
         }
-        let names = || Row::names(&prepared.column_names());
-        let names = match statement.text {
-            Cow::Borrowed(text) => Arc::clone(self.columns.entry(text).or_insert_with(names)),
-            Cow::Owned(_) => names(),
-        };
         let mut answer = Answer::default();
         let mut rows = prepared.raw_query();
-        while let Some(row) = rows.next()? {
-            let cells = (0..names.len()).map(|index| Ok(Cell::from(row.get_ref(index)?)));
-            answer.rows.push(Row::new(Arc::clone(&names), cells.collect::<rusqlite::Result<_>>()?));
+        while let Some(from) = rows.next()? {
+            let mut row = Row::new(Arc::clone(&names));
+            for index in 0..names.len() {
+                row.push(Cell::from(from.get_ref(index)?));
+            }
+            answer.rows.push(row);
         }
         drop(rows);
         if matches!(statement.text, Cow::Owned(_)) {
@@ -91,7 +132,12 @@ impl Session for Connection {
     }
 
     async fn commit(&mut self) -> Result<()> {
-        self.run(sql("COMMIT")).await.map(drop)
+        self.run(sql("COMMIT")).await?;
+        if self.checkpoints.as_mut().and_then(Checkpoints::after_commit) == Some(Place::Here) {
+            // What was committed stays so, whatever becomes of this.
+            let _ = self.answer(&sql(CHECKPOINT));
+        }
+        Ok(())
     }
 
     async fn rollback(&mut self) {
@@ -165,6 +211,11 @@ impl Readers {
         answer
     }
 
+    /// Brings what was committed into the file, on the thread that asks: it may wait for the disk.
+    pub(super) fn checkpoint(&self) -> Result<()> {
+        self.answer(&sql(CHECKPOINT)).map(drop)
+    }
+
     /// Runs what may go through many rows, on a thread where it holds up nobody, a few at a time.
     pub(super) async fn search(self: &Arc<Self>, statement: Statement) -> Result<Answer> {
         if self.in_turns {
@@ -200,7 +251,10 @@ fn failed(error: rusqlite::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{events, leases, registered};
+    use rusqlite::StatementStatus;
+
+    use super::super::row::Columns;
+    use super::super::{events, leases, pool, registered};
     use super::*;
     use crate::clock::ManualClock;
     use crate::store::{Location, Store};
@@ -229,6 +283,86 @@ mod tests {
         assert_eq!(span.matches("SEARCH event").count(), 2, "{span}");
         assert!(!span.contains("SCAN event"), "{span}");
         assert_eq!(store.event_span().await.unwrap(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drydock.db");
+        let _store = Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(0)).await.unwrap();
+        let mut connection = Connection::writer(&path, Arc::default()).unwrap();
+        for many in [1, 2, 3] {
+            let queue = sql(pool::QUEUE).bind("host").bind(many).bind("lease").bind(many);
+            connection.run(queue).await.unwrap();
+        }
+        let prepared = connection.inner.prepare_cached(pool::QUEUE).unwrap();
+        assert_eq!(prepared.get_status(StatementStatus::Run), 3, "it is the one that was run");
+        assert_eq!(prepared.get_status(StatementStatus::RePrepare), 0);
+    }
+
+    #[tokio::test]
+    async fn values_and_columns_are_told_apart_by_number_and_name() {
+        let mut connection = Connection::open(Path::new(":memory:"), WRITER, Arc::default()).unwrap();
+        for _ in 0..2 {
+            let answer = connection.run(
+                sql("SELECT $2 AS second, NULL AS none, $1 AS first, $2 || $2 AS twice, 'ü' AS text, 1.5 AS odd UNION ALL \
+                     SELECT $1, $1, '', 1, 2, 3").bind(7).bind("two"),
+            );
+            let rows = answer.await.unwrap().rows;
+            let [one, other] = rows.as_slice() else { panic!("{rows:?}") };
+            let columns = Columns::of(one);
+            // Forwards, again, and back.
+            assert_eq!(columns.text("second").unwrap(), "two");
+            assert_eq!(columns.integer("first").unwrap(), 7);
+            assert_eq!(columns.text("twice").unwrap(), "twotwo");
+            assert_eq!(columns.text("twice").unwrap(), "twotwo");
+            assert_eq!(columns.maybe_text("none").unwrap(), None);
+            assert_eq!(columns.maybe_integer("none").unwrap(), None);
+            assert_eq!(columns.text("text").unwrap(), "ü");
+            assert!(columns.text("odd").unwrap_err().message.contains("Odd"));
+            assert!(columns.text("third").unwrap_err().message.contains("third"));
+            assert_eq!(columns.text("second").unwrap(), "two");
+            let cells: Vec<Cell<'_>> = other.cells().collect();
+            let expected = [7, 7].map(Cell::Integer).into_iter().chain([Cell::Text("")]);
+            assert_eq!(cells, expected.chain([1, 2, 3].map(Cell::Integer)).collect::<Vec<_>>());
+        }
+        let missing = connection.run(sql("SELECT $1 AS first, $2 AS second").bind(7)).await.unwrap_err();
+        assert!(missing.message.contains("try again"), "{missing}");
+    }
+
+    /// Writes a page or more, durably.
+    async fn write(connection: &mut Connection, number: i64) {
+        connection.begin(&Opening::Plain).await.unwrap();
+        let text = "INSERT INTO request (principal, method, request_id, body, object, expire_time) VALUES ('p', 'm', $1, $2, 'o', 1)";
+        let row = sql(text).bind(number.to_string()).bind("x".repeat(20_000));
+        connection.run(row).await.unwrap();
+        connection.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn checkpoints_are_done_beside_the_one_who_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drydock.db");
+        drop(Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(0)).await.unwrap());
+        let length = || std::fs::metadata(&path).unwrap().len();
+        let readers = Arc::new(Readers::new(path.clone(), Arc::default()));
+        let mut connection = Connection::writer(&path, Arc::default()).unwrap().with_checkpoints_beside(&readers);
+        let before = length();
+        let mut number = 0;
+        // A log of 4 MiB, and then it is the other thread's turn.
+        loop {
+            let now = length();
+            if readers.looks() > 0 {
+                break;
+            }
+            assert_eq!(now, before, "a commit has done it itself");
+            write(&mut connection, number).await;
+            number += 1;
+            assert!(number < 1000, "nobody does it");
+        }
+        while length() == before {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]

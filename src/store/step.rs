@@ -229,7 +229,7 @@ impl Tx {
         let statement = sql("SELECT baton FROM task WHERE id = $1 AND state = 'RUNNING' AND attempt = $2")
             .bind(claim.task.to_string())
             .bind(claim.attempt);
-        self.fetch_one(statement).await?.map(|row| super::row::Columns(&row).maybe_text("baton")).transpose()
+        self.fetch_one(statement).await?.map(|row| super::row::Columns::of(&row).maybe_text("baton")).transpose()
     }
 
     /// Goes on with a write in the course of a step, as long as its claim is still the task's; without a claim there is nothing to lose.
@@ -349,7 +349,7 @@ impl Tx {
         let rows = self.execute_returning(statement).await?;
         let held = !rows.is_empty();
         for row in rows {
-            let columns = super::row::Columns(&row);
+            let columns = super::row::Columns::of(&row);
             if columns.text("state")? == "READY" {
                 self.tell_ready(claim.root.as_ref(), Level::of(&row)?);
             } else if let Some(at) = until {
@@ -378,7 +378,7 @@ impl Tx {
         .bind(claim.task.to_string())
         .bind(claim.attempt);
         let ended = self.execute_returning(statement).await?;
-        ended.first().map(|row| super::row::Columns(row).maybe_text("baton")).transpose()
+        ended.first().map(|row| super::row::Columns::of(row).maybe_text("baton")).transpose()
     }
 
     async fn replace_waits(&mut self, claim: &Claim, waits: &[Wait]) -> Result<()> {
@@ -404,7 +404,7 @@ impl Tx {
             Wait::Pool(_) => return Ok(false),
         };
         match self.fetch_one(statement).await? {
-            Some(row) => Ok(super::row::Columns(&row).text("state")? != seen),
+            Some(row) => Ok(super::row::Columns::of(&row).text("state")? != seen),
             None => Ok(true),
         }
     }

@@ -304,7 +304,7 @@ impl Tx {
                 .bind(holder.to_string())
                 .bind(scope.to_owned()),
         };
-        self.execute_returning(statement).await?.iter().map(|row| Columns(row).text("scope")).collect()
+        self.execute_returning(statement).await?.iter().map(|row| Columns::of(row).text("scope")).collect()
     }
 
     /// Appends an event.
@@ -329,7 +329,7 @@ impl Tx {
         .bind(map(&event.details))
         .bind(number);
         let rows = self.execute_returning(statement).await?;
-        let seq = rows.first().map(|row| Columns(row).integer("seq")).transpose()?.unwrap_or(0);
+        let seq = rows.first().map(|row| Columns::of(row).integer("seq")).transpose()?.unwrap_or(0);
         self.news.events.push(Event {
             seq,
             id: id.into(),
@@ -356,7 +356,7 @@ impl super::Store {
             .await?
             .iter()
             .map(|row| {
-                let columns = Columns(row);
+                let columns = Columns::of(row);
                 Ok(Slot { scope: columns.text("scope")?, place: columns.integer("place")? })
             })
             .collect()

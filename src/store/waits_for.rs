@@ -24,7 +24,7 @@ impl Tx {
         let statement = sql("SELECT DISTINCT w.on_id FROM task t JOIN wait w ON w.task_id = t.id \
              WHERE t.root_id = $1 AND t.state = 'PARKED' AND w.on_id >= 'pool:' AND w.on_id < 'pool;' ORDER BY w.on_id")
         .bind(root.to_string());
-        let pool = |row| Ok(Columns(row).text("on_id")?.trim_start_matches("pool:").to_owned());
+        let pool = |row| Ok(Columns::of(row).text("on_id")?.trim_start_matches("pool:").to_owned());
         self.fetch(statement).await?.iter().map(pool).collect()
     }
 
@@ -44,7 +44,7 @@ impl Tx {
         for statement in [seats, built] {
             let rows = self.fetch(statement.bind(resource_type.to_owned()).bind(root.to_string())).await?;
             for row in &rows {
-                let columns = Columns(row);
+                let columns = Columns::of(row);
                 held.push(Held {
                     root: LeaseId::from_stored(columns.text("root_id")?),
                     lease: LeaseId::from_stored(columns.text("id")?),

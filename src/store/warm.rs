@@ -45,7 +45,7 @@ impl Tx {
     /// What a pool wanted lately.
     pub async fn warmth(&mut self, blueprint: &BlueprintId) -> Result<Warmth> {
         let statement = sql("SELECT warmth FROM blueprint WHERE id = $1").bind(blueprint.to_string());
-        self.fetch_one(statement).await?.map_or(Ok(Warmth::default()), |row| Columns(&row).json("warmth"))
+        self.fetch_one(statement).await?.map_or(Ok(Warmth::default()), |row| Columns::of(&row).json("warmth"))
     }
 
     /// Writes what a pool wanted lately.
@@ -110,7 +110,7 @@ impl Tx {
     pub async fn note_use(&mut self, id: &ResourceId) -> Result<i64> {
         let statement = sql("UPDATE resource SET uses = uses + 1 WHERE id = $1 RETURNING uses").bind(id.to_string());
         let rows = self.execute_returning(statement).await?;
-        rows.first().map_or(Ok(0), |row| Columns(row).integer("uses"))
+        rows.first().map_or(Ok(0), |row| Columns::of(row).integer("uses"))
     }
 
     /// Drydock itself lets no new lease onto a resource; whether one could have come before.

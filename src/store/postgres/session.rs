@@ -56,7 +56,7 @@ async fn run(connection: &mut PgConnection, statement: &Statement) -> Result<Ans
                     let names: Vec<&str> = row.columns().iter().map(sqlx::postgres::PgColumn::name).collect();
                     Row::names(&names)
                 });
-                answer.rows.push(Row::new(Arc::clone(names), cells(&row)?));
+                answer.rows.push(read(&row, names)?);
             }
         }
     }
@@ -72,21 +72,19 @@ fn storable(text: &str) -> Cow<'_, str> {
     Cow::Borrowed(text)
 }
 
-fn cells(row: &PgRow) -> Result<Vec<Cell>, sqlx::Error> {
-    (0..row.len())
-        .map(|index| {
-            let value = row.try_get_raw(index)?;
-            if value.is_null() {
-                return Ok(Cell::Null);
-            }
-            Ok(match value.type_info().name() {
-                "INT8" => Cell::Integer(row.try_get(index)?),
-                "INT4" => Cell::Integer(i64::from(row.try_get::<i32, _>(index)?)),
-                "TEXT" | "VARCHAR" | "NAME" => Cell::Text(row.try_get(index)?),
-                _ => Cell::Odd,
-            })
-        })
-        .collect()
+fn read(from: &PgRow, names: &Arc<[Box<str>]>) -> Result<Row, sqlx::Error> {
+    let mut row = Row::new(Arc::clone(names));
+    for index in 0..from.len() {
+        let value = from.try_get_raw(index)?;
+        row.push(match value.type_info().name() {
+            _ if value.is_null() => Cell::Null,
+            "INT8" => Cell::Integer(from.try_get(index)?),
+            "INT4" => Cell::Integer(i64::from(from.try_get::<i32, _>(index)?)),
+            "TEXT" | "VARCHAR" | "NAME" => Cell::Text(from.try_get(index)?),
+            _ => Cell::Odd,
+        });
+    }
+    Ok(row)
 }
 
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS now";

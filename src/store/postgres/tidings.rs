@@ -136,7 +136,7 @@ impl Watch {
     /// Starts them; events count from now on.
     pub(super) async fn start(self) -> Result<()> {
         let span = sql(events::SPAN_ON_POSTGRES).fetch_one(&self.readers).await?;
-        let last = Columns(&span).integer("last")?;
+        let last = Columns::of(&span).integer("last")?;
         let (follow, tell, listen) = (self.clone(), self.clone(), self);
         tokio::spawn(async move { follow.stop.clone().run_until_cancelled(follow.follow(last)).await });
         tokio::spawn(async move { tell.stop.clone().run_until_cancelled(tell.tell()).await });
@@ -175,7 +175,7 @@ impl Watch {
         } else {
             sql(events::BEYOND).bind(*last).fetch_one(&self.readers).await?
         };
-        let rest = Columns(&rest);
+        let rest = Columns::of(&rest);
         if rest.flag("next")? {
             for row in sql(events::AFTER).bind(*last).fetch_all(&self.readers).await? {
                 news.events.push(events::event(&row)?);
@@ -206,7 +206,7 @@ impl Watch {
         let Level { band, ord } = self.tidings.low_water.level();
         let rows = ready.bind(HEARD).bind(band).bind(ord).fetch_all(&self.readers).await?;
         news.ready = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        let roots = rows.iter().map(|row| Ok(Columns(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
+        let roots = rows.iter().map(|row| Ok(Columns::of(row).maybe_text("root_id")?.map(LeaseId::from_stored)));
         news.ready_roots = roots.filter_map(Result::transpose).collect::<Result<BTreeSet<_>>>()?;
         Ok(())
     }
