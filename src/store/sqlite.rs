@@ -45,7 +45,7 @@ pub(super) struct Connection {
 /// What a statement says of itself, always the same.
 #[derive(Clone)]
 struct Known {
-    /// For each of its parameters as SQLite counts them, the place of its value.
+    /// For each of its parameters as `SQLite` counts them, the place of its value.
     parameters: Arc<[usize]>,
     /// Of the columns that it answers.
     names: Arc<[Box<str>]>,
