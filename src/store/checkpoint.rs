@@ -1,20 +1,23 @@
-//! Checkpoints: what was committed goes from `SQLite`'s log into the file beside the writer, so that no commit, and nobody who
-//! waits for one, stands still while the file is flushed.
+//! Checkpoints: what was committed is copied from `SQLite`'s log into the file beside the writer, so that hardly a commit, and nobody
+//! who waits for one, stands still for it.
 //!
-//! While others write, a checkpoint beside them gets to the end of the log but never begins it anew: it would grow for as long as the
-//! daemon has much to do. Where it has become [`MOST`] long the writer does one itself, and the log begins anew.
+//! One that gets to the end of the log flushes the file, and the next commit begins the log anew. While others write, the end is
+//! always a little further on: then the log grows, and the file is not flushed. Where it has become [`MOST`] long the writer
+//! does one itself.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::sqlite::Readers;
-use crate::error::report;
+use crate::error::{Result, report};
 
 /// Pages of the log from one checkpoint to the next: 4 MiB, which is `SQLite`'s own measure.
 const EVERY: i32 = 1000;
 /// Pages from which on the writer sees to it: 32 MiB.
 const MOST: i32 = 8000;
+/// Pages until it tries again: whoever still read an old state may have kept the log from beginning anew.
+const AGAIN: i32 = 100;
 
 thread_local! {
     /// Pages in the log after this thread's last commit. The hook that is told of them can keep nothing else.
@@ -52,13 +55,10 @@ impl Checkpoints {
         let place = self.due(LOGGED.get(), self.is_running.load(Ordering::Acquire))?;
         if place == Place::Beside {
             self.is_running.store(true, Ordering::Release);
-            let (readers, is_running) = (Arc::clone(&self.readers), Arc::clone(&self.is_running));
+            let (readers, running) = (Arc::clone(&self.readers), Running(Arc::clone(&self.is_running)));
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = readers.checkpoint() {
-                    // The log keeps it all; the next one is due soon.
-                    tracing::warn!(error = %report(&error), "a checkpoint of the database did not work out");
-                }
-                is_running.store(false, Ordering::Release);
+                let _until_the_end = running;
+                tell(readers.checkpoint());
             });
         }
         Some(place)
@@ -69,11 +69,29 @@ impl Checkpoints {
             // The log has begun anew.
             self.begun = 0;
         }
-        if logged - self.begun < EVERY || is_running {
+        let step = if self.begun < MOST { EVERY } else { AGAIN };
+        // One beside that does not get on keeps nobody from doing one here.
+        if logged - self.begun < step || (is_running && logged < MOST) {
             return None;
         }
         self.begun = logged;
         Some(if logged < MOST { Place::Beside } else { Place::Here })
+    }
+}
+
+/// What was committed stays so, whatever becomes of a checkpoint: the log keeps it, and the next one is due soon.
+pub(super) fn tell(outcome: Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(error = %report(&error), "a checkpoint of the database did not work out");
+    }
+}
+
+/// Goes when the checkpoint has ended, however it did.
+struct Running(Arc<AtomicBool>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -103,8 +121,17 @@ mod tests {
     #[test]
     fn the_writer_sees_to_a_log_that_never_begins_anew() {
         let mut checkpoints = checkpoints();
-        let places: Vec<_> = (1..=10 * EVERY).filter_map(|logged| checkpoints.due(logged, false)).collect();
-        assert_eq!(places.iter().position(|place| *place == Place::Here), Some(7));
-        assert_eq!(places.len(), 10, "and does not do so at each commit");
+        let places: Vec<_> = (1..=MOST + EVERY).filter_map(|logged| checkpoints.due(logged, false)).collect();
+        let beside = usize::try_from(MOST / EVERY - 1).unwrap();
+        assert_eq!(places.iter().position(|place| *place == Place::Here), Some(beside));
+        let here = usize::try_from(1 + EVERY / AGAIN).unwrap();
+        assert_eq!(places.len(), beside + here, "again and again, but not at each commit");
+    }
+
+    #[test]
+    fn one_beside_that_hangs_does_not_let_the_log_grow_for_ever() {
+        let mut checkpoints = checkpoints();
+        assert_eq!(checkpoints.due(MOST - 1, true), None);
+        assert_eq!(checkpoints.due(MOST, true), Some(Place::Here));
     }
 }

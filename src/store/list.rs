@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::row::{Columns, Row};
-use super::statement::{Dialect, Value as Bound, composed, sql};
+use super::statement::{Dialect, Statement, Value as Bound, composed, sql};
 use crate::error::{Error, Reason, Result};
 use crate::model::filter::{Compare, Filter, Op, Value};
 use crate::model::{Blueprint, Event, Lease, Resource, Task};
@@ -186,42 +186,46 @@ impl Store {
     }
 
     async fn list<T>(&self, listing: &Listing<T>, query: &ListQuery, extra: Option<&str>) -> Result<Vec<T>> {
-        let mut conditions: Vec<String> = extra.into_iter().map(str::to_owned).collect();
-        let mut arguments = Arguments::default();
-        let dialect = self.readers().dialect();
-        if listing.table == "event" && dialect == Dialect::Postgres {
-            conditions.push(format!("seq < {}", super::events::HORIZON));
-        }
-        if let Some(owner) = &query.owner {
-            let place = arguments.bind(owner.clone());
-            conditions.push(format!("owner = {place}"));
-        }
-        if let Some(after) = &query.after {
-            let sign = if listing.newest_first { '<' } else { '>' };
-            let place = if listing.key == "seq" {
-                let number: i64 = after.parse().map_err(|_| {
-                    Error::new(
-                        Reason::InvalidPageToken,
-                        "the page token is not one of this listing; start again without it",
-                    )
-                })?;
-                arguments.bind(number)
-            } else {
-                arguments.bind(after.clone())
-            };
-            conditions.push(format!("{} {sign} {place}", listing.key));
-        }
-        for compare in query.filter.iter().flat_map(Filter::comparisons) {
-            conditions.push(condition(listing.columns, dialect, compare, &mut arguments)?);
-        }
-        let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
-        let order = if listing.newest_first { " DESC" } else { "" };
-        let limit = query.limit.saturating_add(1);
-        // Only names from the tables above are written into the text; every value is bound.
-        let table = listing.on_postgres.filter(|_| dialect == Dialect::Postgres).unwrap_or(listing.table);
-        let text = format!("SELECT * FROM {table}{filter} ORDER BY {}{order} LIMIT {limit}", listing.key);
-        composed(text, arguments.all).search(self.readers()).await?.iter().map(listing.decode).collect()
+        let statement = statement(listing, query, extra, self.readers().dialect())?;
+        statement.search(self.readers()).await?.iter().map(listing.decode).collect()
     }
+}
+
+fn statement<T>(listing: &Listing<T>, query: &ListQuery, extra: Option<&str>, dialect: Dialect) -> Result<Statement> {
+    let mut conditions: Vec<String> = extra.into_iter().map(str::to_owned).collect();
+    let mut arguments = Arguments::default();
+    if listing.table == "event" && dialect == Dialect::Postgres {
+        conditions.push(format!("seq < {}", super::events::HORIZON));
+    }
+    if let Some(owner) = &query.owner {
+        let place = arguments.bind(owner.clone());
+        conditions.push(format!("owner = {place}"));
+    }
+    if let Some(after) = &query.after {
+        let sign = if listing.newest_first { '<' } else { '>' };
+        let place = if listing.key == "seq" {
+            let number: i64 = after.parse().map_err(|_| {
+                Error::new(
+                    Reason::InvalidPageToken,
+                    "the page token is not one of this listing; start again without it",
+                )
+            })?;
+            arguments.bind(number)
+        } else {
+            arguments.bind(after.clone())
+        };
+        conditions.push(format!("{} {sign} {place}", listing.key));
+    }
+    for compare in query.filter.iter().flat_map(Filter::comparisons) {
+        conditions.push(condition(listing.columns, dialect, compare, &mut arguments)?);
+    }
+    let filter = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+    let order = if listing.newest_first { " DESC" } else { "" };
+    let limit = query.limit.saturating_add(1);
+    // Only names from the tables above, states and numbers are written into the text; whatever else a caller said is bound.
+    let table = listing.on_postgres.filter(|_| dialect == Dialect::Postgres).unwrap_or(listing.table);
+    let text = format!("SELECT * FROM {table}{filter} ORDER BY {}{order} LIMIT {limit}", listing.key);
+    Ok(composed(text, arguments.all))
 }
 
 #[derive(Default)]
@@ -266,7 +270,8 @@ fn condition(
             format!("{left} {op} '{state}'")
         }
         Value::Text(text) => format!("{left} {op} {}", arguments.bind(text.clone())),
-        Value::Integer(number) => format!("{left} {op} {}", arguments.bind(*number)),
+        // As above: what is bound is not looked at when a statement is planned.
+        Value::Integer(number) => format!("{left} {op} {number}"),
         Value::Bool(flag) => format!("{left} {op} {}", arguments.bind(i64::from(*flag))),
         Value::Prefix(prefix) => {
             let place = arguments.bind(prefix.clone());
@@ -296,5 +301,33 @@ impl Store {
                 Ok((format!("{}/{}", columns.text("scope")?, columns.integer("place")?), columns.text("holder")?))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::model::filter::{Field, Kind};
+    use crate::store::Location;
+
+    #[tokio::test]
+    async fn what_cannot_be_cleaned_up_is_listed_by_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drydock.db");
+        let _store = Store::open(&Location::Sqlite { path: path.clone() }, ManualClock::at(0)).await.unwrap();
+        let stuck = "state != PENDING AND state != ACTIVE AND state != DESTROYED AND cleanup_failures > 0";
+        let fields = [
+            Field { name: "state", kind: Kind::Enum(&["PENDING", "ACTIVE", "DESTROYED"]) },
+            Field { name: "cleanup_failures", kind: Kind::Integer },
+        ];
+        let filter = Filter::parse(stuck, &fields).unwrap();
+        let query = ListQuery { filter, limit: 10, ..ListQuery::default() };
+        let text = statement(&RESOURCES, &query, None, Dialect::Sqlite).unwrap().text;
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let mut prepared = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+        let mut rows = prepared.raw_query();
+        let step: String = rows.next().unwrap().unwrap().get("detail").unwrap();
+        assert_eq!(step, "SCAN resource USING INDEX resource_stuck", "{text}");
     }
 }

@@ -13,7 +13,7 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{ErrorCode, OpenFlags, ToSql};
 use tokio::sync::Semaphore;
 
-use super::checkpoint::{Checkpoints, Place};
+use super::checkpoint::{self, Checkpoints, Place};
 use super::row::{Cell, Row};
 use super::statement::{Answer, Dialect, Statement, Value, sql};
 use super::tx::{Begun, Opening, Session};
@@ -134,8 +134,7 @@ impl Session for Connection {
     async fn commit(&mut self) -> Result<()> {
         self.run(sql("COMMIT")).await?;
         if self.checkpoints.as_mut().and_then(Checkpoints::after_commit) == Some(Place::Here) {
-            // What was committed stays so, whatever becomes of this.
-            let _ = self.answer(&sql(CHECKPOINT));
+            checkpoint::tell(self.answer(&sql(CHECKPOINT)).map_err(failed).map(drop));
         }
         Ok(())
     }
